@@ -1,0 +1,1 @@
+"""A trained PSPNet rewritten as fixed-size ONNX ops, and the proof that both are equal."""

@@ -1,0 +1,1 @@
+"""PSPNet: its data, its training, its scores and the command line."""

@@ -1,0 +1,62 @@
+"""Checkpoints: {"spec": JSON text, "model": state dict, ...}, readable with weights_only=True."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pspnet.errors import PspnetError
+from pspnet.files import atomic_path
+from pspnet.model import PSPNet
+from pspnet.spec import ModelSpec
+
+
+def save_checkpoint(path: str | Path, spec: ModelSpec, model: dict[str, Tensor], **state: Any) -> None:
+    """Write a checkpoint, whole or not at all. `state` holds what resuming needs, tensors and plain values only."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": "pspnet-edge 1", "spec": spec.to_json(), "model": model, **state}, temporary)
+
+
+def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
+    """Spec and raw contents of a checkpoint; nothing in the file is executed."""
+    path = Path(path)
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise PspnetError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch raises many types for a file that is no checkpoint
+        raise PspnetError(f"{path} is not a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(raw, dict) or "spec" not in raw or "model" not in raw:
+        raise PspnetError(
+            f"{path} is a PyTorch file of another kind: a checkpoint of `pspnet train` is needed "
+            "(ImageNet weights go to `pspnet train --weights FILE`)"
+        )
+    return ModelSpec.from_json(raw["spec"]), raw
+
+
+def load_model(path: str | Path) -> tuple[ModelSpec, PSPNet]:
+    """Spec and model in eval mode, on the CPU in float32."""
+    spec, raw = read_checkpoint(path)
+    return spec, model_from_state(spec, raw["model"], path)
+
+
+def model_from_state(spec: ModelSpec, state: dict[str, Tensor], path: str | Path) -> PSPNet:
+    """The model of `spec` with the weights of `state`, which may be stored as float16; `path` is for the error."""
+    model = PSPNet(spec)
+    if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise PspnetError(f"{path}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do). Use another checkpoint")
+    try:
+        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise PspnetError(f"{path}: weights and spec do not belong together: {detail}") from error
+    return model.eval()
+
+
+def replace_spec(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """A copy of `spec` with some fields changed, checked again."""
+    return dataclasses.replace(spec, **changes)

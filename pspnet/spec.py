@@ -1,0 +1,123 @@
+"""ModelSpec: what an artefact says about itself, so that nobody types a size, a mean or a class name twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pspnet.errors import PspnetError
+
+IGNORE = 255
+"""Label of a pixel without a class: unlabelled in a data set, not seen by the network in a prediction."""
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+OUTPUT_STRIDES = (8, 16, 32)
+FITS = ("stretch", "letterbox", "crop")
+
+# torchvision's ImageNet statistics in grey levels: https://pytorch.org/vision/stable/models.html
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a trained PSPNet except its weights; travels in the checkpoint and in the ONNX metadata.
+
+    palette: one RGB triple per class, 0..255. mean, std: RGB, in grey levels 0..255. input_size: (height, width) in
+    pixels. branch_channels: width of each PPM branch; head_channels: width of the 3x3 bottleneck.
+    drivable: indices of the classes that a vehicle may drive on. recipe, dataset, metrics: how the weights came about.
+    """
+
+    backbone: str
+    output_stride: int
+    bins: tuple[int, ...]
+    branch_channels: int
+    head_channels: int
+    aux_channels: int
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    input_size: tuple[int, int]
+    fit: str = "stretch"
+    align_corners: bool = False
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    ignore_index: int = IGNORE
+    drivable: tuple[int, ...] = ()
+    dataset: str = ""
+    licence: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise PspnetError(f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}")
+        if self.output_stride not in OUTPUT_STRIDES:
+            raise PspnetError(f"output stride is {self.output_stride}: it must be 8, 16 or 32")
+        if not self.bins or min(self.bins) < 1 or len(set(self.bins)) != len(self.bins):
+            raise PspnetError(f"bins are {self.bins}: at least one is needed, all different and 1 or more")
+        if self.fit not in FITS:
+            raise PspnetError(f"fit is {self.fit!r}: choose one of {', '.join(FITS)}")
+        if not 1 <= len(self.class_names) < IGNORE or len(self.palette) != len(self.class_names):
+            raise PspnetError(
+                f"{len(self.class_names)} classes and {len(self.palette)} colours: 1 to 254 classes are needed, "
+                "each with one colour"
+            )
+        if len(set(self.class_names)) != len(self.class_names):
+            raise PspnetError("two classes have the same name: class names must differ")
+        check_size(self.input_size, self.output_stride, self.bins)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the feature map and of the logits."""
+        return map_size(self.input_size, self.output_stride)
+
+    def to_json(self) -> str:
+        """The spec as one JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """The inverse of `to_json`; PspnetError where a field is missing, unknown or wrong."""
+        try:
+            raw = json.loads(text)
+            known = {f.name for f in dataclasses.fields(cls)}
+            if unknown := sorted(set(raw) - known):
+                raise PspnetError(f"the spec has unknown fields {', '.join(unknown)}: it was written by a newer version")
+            return cls(**{name: _tuples(value) for name, value in raw.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PspnetError(f"the spec of this artefact is damaged ({error}). Export it again") from error
+
+
+def map_size(input_size: tuple[int, int], output_stride: int) -> tuple[int, int]:
+    """(height, width) of the feature map: every stride-2 layer rounds up, so the whole does too."""
+    return -(-input_size[0] // output_stride), -(-input_size[1] // output_stride)
+
+
+def check_size(input_size: tuple[int, int], output_stride: int, bins: tuple[int, ...]) -> None:
+    """PspnetError where the feature map of `input_size` has fewer rows or columns than the largest bin."""
+    smallest = (max(bins) - 1) * output_stride + 1
+    if min(input_size) < smallest:
+        height, width = (max(side, smallest) for side in input_size)
+        raise PspnetError(
+            f"the feature map of {input_size[0]}x{input_size[1]} is smaller than the largest bin, {max(bins)}: "
+            f"each side must be at least {smallest}. Try --size {height}x{width}"
+        )
+
+
+def size_from_text(text: str) -> tuple[int, int]:
+    """(height, width) from "HxW"."""
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise PspnetError(f"size is {text!r}: write HEIGHTxWIDTH in pixels, for example 512x1024")
+    return int(height), int(width)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

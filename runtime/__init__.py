@@ -1,0 +1,1 @@
+"""Frames in, labels out: engines, geometry, sources, sinks and honest times."""
