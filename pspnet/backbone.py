@@ -115,12 +115,13 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def _state_from_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise PspnetError(f"cannot read weights {path}: no such file. Give imagenet, none or a file with --weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise PspnetError(f"cannot read weights {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise PspnetError(f"{path} is not a PyTorch state dict: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch raises many types for a damaged file, OSError among them
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PspnetError(f"{path} is not a whole PyTorch state dict ({reason}). Fetch it again") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise PspnetError(f"{path} is not a plain state dict. For one of our checkpoints use --init {path}")
     return state

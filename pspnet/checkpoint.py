@@ -24,12 +24,13 @@ def save_checkpoint(path: str | Path, spec: ModelSpec, model: dict[str, Tensor],
 def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
     """Spec and raw contents of a checkpoint; nothing in the file is executed."""
     path = Path(path)
+    if not path.is_file():
+        raise PspnetError(f"cannot read checkpoint {path}: there is no such file. Make one with `pspnet train`")
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise PspnetError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises many types for a file that is no checkpoint
-        raise PspnetError(f"{path} is not a PyTorch checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch raises many types for a damaged file, OSError among them
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PspnetError(f"{path} is not a whole checkpoint ({reason}). Make one with `pspnet train`") from error
     if not isinstance(raw, dict) or "spec" not in raw or "model" not in raw:
         raise PspnetError(
             f"{path} is a PyTorch file of another kind: a checkpoint of `pspnet train` is needed "
@@ -48,7 +49,9 @@ def model_from_state(spec: ModelSpec, state: dict[str, Tensor], path: str | Path
     """The model of `spec` with the weights of `state`, which may be stored as float16; `path` is for the error."""
     model = PSPNet(spec)
     if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        raise PspnetError(f"{path}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do). Use another checkpoint")
+        raise PspnetError(
+            f"{path}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do). Use another checkpoint"
+        )
     try:
         model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
     except RuntimeError as error:

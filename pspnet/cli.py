@@ -52,6 +52,14 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(verbs)
     _add_evaluate(verbs)
+    _add_export(verbs)
+    _add_calibrate(verbs)
+    _add_run(verbs)
+    _add_bench(verbs)
+    _add_demo(verbs)
+    _add_report(verbs)
+    _add_inspect(verbs)
+    _add_doctor(verbs)
     return top
 
 
@@ -87,6 +95,89 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
     _add_engine(verb)
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
     verb.add_argument("--json", help="write the scores here")
+
+
+def _add_export(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("export", help="checkpoint to ONNX with fixed-size ops, proven equal")
+    verb.add_argument("checkpoint", help="best.pt")
+    verb.add_argument("-o", "--output", default="model.onnx", help="default model.onnx")
+    verb.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the checkpoint's)")
+    _add_data(verb, required=False)
+    verb.add_argument("--split", default="val", help="whose images the proof uses beside seeded ones (default val)")
+    verb.add_argument("--images", type=int, default=8, help="how many of them (default 8)")
+    verb.add_argument("--json", help="write the proof here too")
+
+
+def _add_calibrate(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("calibrate", help="ONNX to INT8 with explicit Q/DQ, and the table beside it")
+    verb.add_argument("model", help="model.onnx of `pspnet export`")
+    verb.add_argument("-o", "--output", default=None, help="default: the model's name with .int8.onnx")
+    verb.add_argument("--data", required=True, help="a data set, a folder of pictures or a clip; labels are not used")
+    verb.add_argument("--dataset", default="camvid11", help="camvid11 (default) or folder, where DATA is a data set")
+    verb.add_argument("--split", default="train", help="of a data set (default train)")
+    verb.add_argument("--images", type=int, default=64, help="how many, evenly spread (default 64)")
+    verb.add_argument("--method", default="percentile", help="percentile (default) or minmax")
+    verb.add_argument(
+        "--percentile", type=float, default=99.99, help="share of values kept, in per cent (default 99.99)"
+    )
+    verb.add_argument("--force", action="store_true", help="allow images of a test split")
+    verb.add_argument("--json", help="write the summary here too")
+
+
+def _add_run(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("run", help="labels of a photo, a folder, a clip or a USB camera")
+    verb.add_argument("artefact", help="best.pt or model.onnx")
+    kinds = "photo, folder, clip or v4l2:///dev/video0?width=&height=&fps=&format=mjpg|yuyv"
+    verb.add_argument("sources", nargs="+", metavar="SOURCE", help=kinds)
+    verb.add_argument("-o", "--output", default=None, help="folder for pictures and label PNGs, a `folder` data set")
+    verb.add_argument("--video", default=None, help="NAME.webm: the labels over the picture, with a legend")
+    verb.add_argument("--alpha", type=float, default=0.5, help="of the colours in --video, 0 to 1 (default 0.5)")
+    verb.add_argument("--jsonl", default=None, help="one JSON line per frame: times and class areas")
+    _add_engine(verb)
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
+    verb.add_argument("--region", default=None, help="HxW+TOP+LEFT in camera pixels that the network looks at")
+    verb.add_argument("--realtime", action="store_true", help="play a clip at its frame rate")
+    verb.add_argument("--limit", type=int, default=None, help="stop after so many frames; a camera needs it")
+    verb.add_argument("--json", help="write frames, FPS and times here")
+
+
+def _add_bench(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("bench", help="FPS, times per stage and mIoU of several artefacts in one interleaved run")
+    verb.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help="best.pt, model.onnx, model.int8.onnx, ...")
+    _add_engine(verb)
+    verb.add_argument(
+        "--source", default=None, help="clip, folder or photo for the times (default: the split's images)"
+    )
+    _add_data(verb, required=False)
+    verb.add_argument("--split", default="val", help="of the data set, for mIoU (default val)")
+    verb.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    verb.add_argument("--frames", type=int, default=30, help="frames per round (default 30)")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
+    verb.add_argument("--pictures", type=int, default=0, help="overlays to write beside --json (default 0)")
+    verb.add_argument("--json", help="write the figures here, for `pspnet report`")
+
+
+def _add_demo(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("demo", help="the whole road on real driving images: runs/demo/report.html")
+    verb.add_argument("-o", "--output", default="runs/demo", help="folder for everything (default runs/demo)")
+
+
+def _add_report(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("report", help="what bench measured as one HTML page with table, plot and overlays")
+    verb.add_argument("benches", nargs="+", metavar="BENCH.json", help="of `pspnet bench --json`; several are joined")
+    verb.add_argument("-o", "--output", default="report.html", help="default report.html")
+
+
+def _add_inspect(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("inspect", help="what an artefact says about itself")
+    verb.add_argument("artefact", help="best.pt, model.onnx, a calibration table or a bench file (.json)")
+    verb.add_argument("--json", help="write it here too, with nothing left out")
+
+
+def _add_doctor(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser("doctor", help="what this machine can do, and what each command lacks here")
+    verb.add_argument("--json", help="write it here too")
 
 
 def _add_data(verb: argparse.ArgumentParser, required: bool) -> None:

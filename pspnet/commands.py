@@ -33,7 +33,9 @@ def train(args: argparse.Namespace) -> None:
         changes = {"output_stride": args.output_stride, "input_size": size, "fit": args.fit}
         changes = {name: value for name, value in changes.items() if value is not None}
         if args.backbone or args.bins or args.align_corners:
-            raise PspnetError("--init takes backbone, bins and align-corners from the checkpoint: leave those flags out")
+            raise PspnetError(
+                "--init takes backbone, bins and align-corners from the checkpoint: leave those flags out"
+            )
         spec, model = model_from_checkpoint(dataset, args.init, config.seed, **changes)
     else:
         spec, model = new_model(
@@ -72,6 +74,143 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     if args.json:
         write_json(args.json, scores)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a proven ONNX file."""
+    from export.exporter import export as write
+    from pspnet.dataset import open_dataset
+
+    pictures = []
+    if args.data:
+        dataset = open_dataset(args.dataset, args.data, args.split)
+        pictures = [dataset.read(index)[0] for index in range(min(args.images, len(dataset)))]
+    size = size_from_text(args.size) if args.size else None
+    proof = write(args.checkpoint, args.output, size, args.fit, pictures)
+    print(f"{args.output}: {proof['nodes']} nodes, {proof['head_nodes']} of them in the head")
+    print(
+        f"proof on {proof['seeded_pictures']} seeded and {proof['real_pictures']} real images: head error "
+        f"{proof['head_error']:.1e}, network error {proof['network_error']:.1e} of the largest logit, arg-max "
+        f"agreement {100 * proof['argmax_agreement']:.3f} %"
+    )
+    if args.json:
+        write_json(args.json, proof)
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Write an INT8 file and its table."""
+    from calibration.calibrate import calibrate as write
+
+    model = Path(args.model)
+    output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
+    summary = write(
+        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
+    )
+    print(
+        f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
+        f"{summary['method']} on {summary['images']} images of {summary['source']}; table {output.with_suffix('.json')}"
+    )
+    if args.json:
+        write_json(args.json, summary)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the labels of every frame as a folder, a video or JSON lines."""
+    from pspnet.geometry import region_from_text
+    from runtime.pipeline import segment_stream
+    from runtime.runner import open_runner
+    from runtime.segmenter import CpuSegmenter
+    from runtime.sink import open_sinks
+    from runtime.source import open_sources
+
+    outputs = [output for output in (args.output, args.video, args.jsonl, args.json) if output]
+    if not outputs:
+        raise PspnetError("run needs an output: give -o DIR, --video FILE.webm, --jsonl FILE or --json FILE")
+    region = region_from_text(args.region) if args.region else None
+    with (
+        open_sources(args.sources, args.realtime) as source,
+        open_runner(args.artefact, args.engine, args.threads) as runner,
+    ):
+        licence = runner.spec.licence or "not stated"
+        note = f"labels predicted by {Path(args.artefact).name}; its training data: {licence}"
+        sinks = open_sinks(args.output, args.video, args.jsonl, runner.spec, note, source.fps, args.alpha)
+        summary = segment_stream(source, CpuSegmenter(runner, args.fit, region), sinks, limit=args.limit)
+    summary |= {"source": source.name, "artefact": Path(args.artefact).name}
+    summary |= {"engine": runner.engine, "precision": runner.precision}
+    if args.json:
+        write_json(args.json, summary)
+    service = summary["service_ms"]
+    print(
+        f"{summary['frames']} frames, {summary['throughput_fps']:.1f} FPS, service p50 {service['p50']:.1f} ms, "
+        f"p99 {service['p99']:.1f} ms ({runner.engine}, {runner.precision}): {', '.join(outputs)}"
+    )
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Measure several artefacts in one interleaved run."""
+    from contextlib import ExitStack
+
+    from pspnet.dataset import open_dataset
+    from runtime.bench_report import print_table, stamped
+    from runtime.benchmark import add_pictures, add_scores, benchmark, open_candidates
+
+    if not (args.source or args.data):
+        raise PspnetError("bench needs frames: give --source CLIP, FOLDER or PHOTO, or --data DIR for mIoU too")
+    if args.pictures and not args.json:
+        raise PspnetError("--pictures are written beside the figures: give --json FILE too")
+    dataset = open_dataset(args.dataset, args.data, args.split) if args.data else None
+    source = args.source or str(dataset.images[0].parent)  # type: ignore[union-attr]
+    with ExitStack() as stack:
+        candidates, threads = open_candidates(stack, args.artefacts, args.engine, args.threads, args.fit)
+        result = benchmark(candidates, source, args.rounds, args.frames, threads)
+        if dataset:
+            add_scores(result, candidates, dataset)
+        if args.pictures:
+            add_pictures(result, candidates, source, args.pictures, Path(args.json))
+    result = stamped(result)
+    print_table(result)
+    if args.json:
+        write_json(args.json, result)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Run the whole road on the images and the clip in this repository."""
+    from pspnet.demo import demo as run
+
+    run(Path(args.output))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Draw bench files as one HTML page."""
+    from pspnet.report import write_report
+
+    count = write_report(args.benches, args.output)
+    print(f"{args.output}: {count} candidate{'' if count == 1 else 's'}; open it in any browser")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print what is inside an artefact."""
+    from pspnet import describe
+
+    if Path(args.artefact).suffix == ".pt":
+        from pspnet.checkpoint import read_checkpoint
+
+        facts = describe.facts_of_checkpoint(args.artefact, *read_checkpoint(args.artefact))
+    else:
+        facts = describe.facts_of(args.artefact)
+    print(describe.text_of(facts))
+    if args.json:
+        write_json(args.json, facts)
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """Print what this machine can do; a missing library is a finding, not a failure."""
+    from pspnet import doctor as examine
+
+    lines = examine.checks()
+    print(examine.report(lines))
+    if args.json:
+        write_json(args.json, {"machine": examine.machine(), "checks": [dataclasses.asdict(line) for line in lines]})
 
 
 def _bins(text: str) -> tuple[int, ...]:

@@ -68,7 +68,8 @@ class Dataset:
         if (wrong := np.flatnonzero((counts > 0) & ~known)).size:
             raise PspnetError(
                 f"{self.labels[index]} holds the value {wrong[0]} ({counts[wrong[0]]} pixels): labels must be 0 to "
-                f"{len(self.classes.names) - 1} or {self.classes.ignore_value} (ignored), see {self.root / 'classes.json'}"
+                f"{len(self.classes.names) - 1} or {self.classes.ignore_value} (ignored), see "
+                f"{self.root / 'classes.json'}"
             )
         return image, table[stored]
 
@@ -91,7 +92,9 @@ def open_dataset(name: str, root: str | Path, split: str) -> Dataset:
         wanted = divided if split == "all" else [split]
         pairs = [pair for part in wanted for pair in _pairs(root / part)]
     elif name == "camvid11":
-        raise PspnetError(f"{root} has no train/images, val/images or test/images: camvid11 needs them (or --dataset folder)")
+        raise PspnetError(
+            f"{root} has no train/images, val/images or test/images: camvid11 needs them (or --dataset folder)"
+        )
     else:
         pairs = _undivided(_pairs(root), split)
     images, labels = zip(*pairs, strict=True)
@@ -104,13 +107,19 @@ def classes_from_json(path: Path) -> Classes:
     try:
         listed, ignore = list(raw["classes"]), int(raw["ignore_index"])
         names = tuple(n for i, n in enumerate(listed) if i != ignore)
-        if ignore < len(names) or not names:
-            raise PspnetError(f"{path}: ignore_index is {ignore}: it must come after the {len(names)} classes, 255 at most")
+        if not names or not len(names) <= ignore <= IGNORE:
+            raise PspnetError(
+                f"{path}: ignore_index is {ignore}: it must come after the {len(names)} classes, 255 at most"
+            )
         palette = tuple(tuple(int(v) for v in raw["colours_rgb"][n]) for n in names)
+        if wrong := [n for n, c in zip(names, palette, strict=True) if len(c) != 3 or min(c) < 0 or max(c) > 255]:
+            raise PspnetError(f"{path}: the colour of {wrong[0]} must be [red, green, blue], each from 0 to 255")
         drivable = tuple(names.index(n) for n in raw.get("drivable", [n for n in names if n.lower() == "road"]))
         return Classes(names, palette, ignore, drivable, str(raw.get("licence", "")))  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
-        raise PspnetError(f"{path} needs classes, ignore_index and colours_rgb, with a colour for each class: {error}") from error
+        raise PspnetError(
+            f"{path} needs classes, ignore_index and colours_rgb, with a colour for each class: {error}"
+        ) from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -135,8 +144,12 @@ def _undivided(pairs: list[tuple[Path, Path]], split: str) -> list[tuple[Path, P
     if split == "all":
         return pairs
     if split == "test":
-        raise PspnetError("this folder has no test split: make ROOT/test/images and ROOT/test/labels, or use --split all")
+        raise PspnetError(
+            "this folder has no test split: make ROOT/test/images and ROOT/test/labels, or use --split all"
+        )
     if len(pairs) < 2:
         raise PspnetError("one pair cannot be divided into train and val: add images, or use --split all")
-    held_out = max(len(pairs) // 10, 1)  # the last by name: of a recording, the latest, so that neighbours are not split
+    held_out = max(
+        len(pairs) // 10, 1
+    )  # the last by name: of a recording, the latest, so that neighbours are not split
     return pairs[:-held_out] if split == "train" else pairs[-held_out:]

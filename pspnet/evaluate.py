@@ -14,7 +14,9 @@ from pspnet.metrics import ConfusionMatrix
 from pspnet.spec import ModelSpec
 
 
-def evaluate(predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, dataset: Dataset, quiet: bool = False) -> dict[str, Any]:
+def evaluate(
+    predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, dataset: Dataset, quiet: bool = False
+) -> dict[str, Any]:
     """Scores in percent ("miou", "per_class", ...) of `predict` on every pair of `dataset`, with the protocol.
 
     predict: picture (H, W, 3) uint8 BGR -> labels (H, W) uint8 at the same size, so that predictions meet the labels
@@ -28,8 +30,8 @@ def evaluate(predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, datas
     return {
         **matrix.scores(spec.class_names),
         "protocol": {
-            "dataset": dataset.name, "split": dataset.split, "images": len(dataset), "mode": "whole image, single scale",
-            "network_size": list(spec.input_size), "fit": spec.fit,
+            "dataset": dataset.name, "split": dataset.split, "images": len(dataset),
+            "mode": "whole image, single scale", "network_size": list(spec.input_size), "fit": spec.fit,
         },
     }  # fmt: skip
 
@@ -38,9 +40,11 @@ def check_classes(spec: ModelSpec, dataset: Dataset) -> None:
     """PspnetError where the classes of a model and of a data set differ in name or order."""
     ours, theirs = spec.class_names, dataset.classes.names
     if ours != theirs:
-        first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        first = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
         name = [names[first] if first < len(names) else "nothing" for names in (ours, theirs)]
         raise PspnetError(
-            f"the model knows {len(ours)} classes, {dataset.root} has {len(theirs)}; class {first} is {name[0]} and {name[1]}: "
-            "both must agree. Fine-tune with `pspnet train --init`"
+            f"the model knows {len(ours)} classes, {dataset.root} has {len(theirs)}; class {first} is {name[0]} and "
+            f"{name[1]}: both must agree. Fine-tune with `pspnet train --init`"
         )

@@ -33,8 +33,10 @@ class Geometry:
         if self.fit not in FITS:
             raise PspnetError(f"fit is {self.fit!r}: choose one of {', '.join(FITS)} with --fit")
         top, left, height, width = self.view
-        if min(top, left) < 0 or min(height, width) < 1 or (
-            top + height > self.camera_size[0] or left + width > self.camera_size[1]
+        if (
+            min(top, left) < 0
+            or min(height, width) < 1
+            or (top + height > self.camera_size[0] or left + width > self.camera_size[1])
         ):
             raise PspnetError(
                 f"region {height}x{width}+{top}+{left} is not inside the picture of "
@@ -96,8 +98,9 @@ class Geometry:
             cv2.resize(seen, (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
             return out
         resized = cv2.resize(seen, (columns, rows), interpolation=cv2.INTER_LINEAR)
-        (into_y, from_y), (into_x, from_x) = (_overlap(o, r, n) for o, r, n in zip(
-            self.offset, self.resized, self.network_size, strict=True))
+        (into_y, from_y), (into_x, from_x) = (
+            _overlap(o, r, n) for o, r, n in zip(self.offset, self.resized, self.network_size, strict=True)
+        )
         if self.fit == "letterbox":
             out[:] = pad
         out[into_y, into_x] = resized[from_y, from_x]
@@ -111,7 +114,9 @@ def region_from_text(text: str) -> tuple[int, int, int, int]:
         height, width = size.lower().split("x")
         return int(top), int(left), int(height), int(width)
     except ValueError:
-        raise PspnetError(f"region is {text!r}: write HEIGHTxWIDTH+TOP+LEFT in camera pixels, for example 540x960+180+160") from None
+        raise PspnetError(
+            f"region is {text!r}: write HEIGHTxWIDTH+TOP+LEFT in camera pixels, for example 540x960+180+160"
+        ) from None
 
 
 def _overlap(offset: int, length: int, space: int) -> tuple[slice, slice]:

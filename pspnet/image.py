@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".p
 def read_image(path: str | Path) -> np.ndarray:
     """(H, W, 3) uint8 BGR, as OpenCV decodes it; a grey picture is repeated to three bands.
 
-    Refuses 16-bit and four-band pictures and files that are cut short: guessing there would change what the network sees.
+    Refuses 16-bit and four-band pictures and files that are cut short: a guess would change what the network sees.
     """
     image = _decode(path, "image")
     if image.dtype != np.uint8:
@@ -24,7 +24,9 @@ def read_image(path: str | Path) -> np.ndarray:
     if image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.shape[2] != 3:
-        raise PspnetError(f"{path} has {image.shape[2]} bands: 3 (colour) or 1 (grey) are needed. Remove the alpha band")
+        raise PspnetError(
+            f"{path} has {image.shape[2]} bands: 3 (colour) or 1 (grey) are needed. Remove the alpha band"
+        )
     return image
 
 
@@ -34,7 +36,8 @@ def read_labels(path: str | Path) -> np.ndarray:
     if labels.ndim != 2 or labels.dtype != np.uint8:
         bands = 1 if labels.ndim == 2 else labels.shape[2]
         raise PspnetError(
-            f"label map {path} has {bands} band(s) of {8 * labels.itemsize} bits: one 8-bit band with class indices is needed"
+            f"label map {path} has {bands} band(s) of {8 * labels.itemsize} bits: one 8-bit band with class "
+            "indices is needed"
         )
     return labels
 
@@ -52,7 +55,9 @@ def _decode(path: str | Path, what: str) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise PspnetError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    image = None if _is_cut_short(data) or not data else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = (
+        None if _is_cut_short(data) or not data else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    )
     if image is None:
         raise PspnetError(f"{what} {path} is corrupt or not a picture ({len(data)} bytes). Replace or remove the file")
     return image

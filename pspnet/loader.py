@@ -1,18 +1,22 @@
-"""A data set as batches of tensors."""
+"""A data set as batches of tensors, the same for any number of workers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from pspnet.dataset import Dataset
 from pspnet.errors import PspnetError
 from pspnet.transforms import TrainTransform
+
+Draw = tuple[int, int]
+"""Index of a pair, and the seed of its augmentation."""
 
 
 class TrainPairs(TorchDataset):
@@ -24,14 +28,35 @@ class TrainPairs(TorchDataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        index, seed = draw
         image, labels = self.dataset.read(index)
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return self.transform(torch.from_numpy(rgb).permute(2, 0, 1), torch.from_numpy(labels))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a seed per picture: the result does not depend on which worker draws it
+            torch.manual_seed(seed)
+            return self.transform(torch.from_numpy(rgb).permute(2, 0, 1), torch.from_numpy(labels))
 
 
-def train_loader(pairs: TrainPairs, batch: int, workers: int, seed: int) -> DataLoader:
-    """Shuffled batches for one epoch; order and augmentation follow from `seed`. An incomplete last batch is left out.
+class EpochSampler(Sampler[Draw]):
+    """Every pair once in random order; order and augmentation follow from (seed, epoch) alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.length,), generator=generator).tolist()
+        return iter(zip(order, seeds, strict=True))
+
+
+def train_loader(pairs: TrainPairs, batch: int, workers: int, seed: int) -> tuple[DataLoader, EpochSampler]:
+    """Shuffled batches, and the sampler whose `epoch` is to be set before each pass. An incomplete batch is left out.
 
     One picture alone cannot normalise the 1x1 bin, so a batch holds 2 or more.
     """
@@ -39,11 +64,14 @@ def train_loader(pairs: TrainPairs, batch: int, workers: int, seed: int) -> Data
         raise PspnetError(f"batch is {batch}: batch norm in the 1x1 bin needs 2 or more. Use --batch 2")
     if len(pairs) < batch:
         raise PspnetError(f"the training split has {len(pairs)} images, fewer than a batch of {batch}: lower --batch")
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(
-        pairs, batch, shuffle=True, drop_last=True, num_workers=workers, generator=generator,
-        worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
+    sampler = EpochSampler(len(pairs), seed)
+    loader = DataLoader(
+        pairs, batch, sampler=sampler, drop_last=True, num_workers=workers, worker_init_fn=_one_thread,
+        persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
+        # A forked worker would inherit OpenCV's thread pool without its threads, and hang.
+        multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
+    return loader, sampler
 
 
 def default_workers() -> int:

@@ -18,10 +18,15 @@ def segmentation_loss(
     """Cross-entropy of "out" plus aux_weight times that of "aux" (Zhao et al., section 3.3).
 
     outputs: logits (N, C, h, w), interpolated to labels (N, H, W) int64, where 255 is left out. weights: (C,) or None.
+    Zero where no pixel has a label.
     """
+
+    unlabelled = bool((labels == IGNORE).all())
 
     def loss(logits: Tensor) -> Tensor:
         full = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=align_corners)
+        if unlabelled:
+            return full.sum() * 0  # cross_entropy's mean over no pixel is NaN
         return F.cross_entropy(full, labels, weights, ignore_index=IGNORE)
 
     total = loss(outputs["out"])

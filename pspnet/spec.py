@@ -89,7 +89,9 @@ class ModelSpec:
             raw = json.loads(text)
             known = {f.name for f in dataclasses.fields(cls)}
             if unknown := sorted(set(raw) - known):
-                raise PspnetError(f"the spec has unknown fields {', '.join(unknown)}: it was written by a newer version")
+                raise PspnetError(
+                    f"the spec has unknown fields {', '.join(unknown)}: it was written by a newer version"
+                )
             return cls(**{name: _tuples(value) for name, value in raw.items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise PspnetError(f"the spec of this artefact is damaged ({error}). Export it again") from error

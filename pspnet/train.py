@@ -31,30 +31,36 @@ Validate = Callable[[nn.Module, ModelSpec], dict[str, Any]]
 
 
 def train(
-    model: PSPNet, spec: ModelSpec, dataset: Dataset, config: TrainConfig, output: Path, validate: Validate, resume: bool
+    model: PSPNet,
+    spec: ModelSpec,
+    dataset: Dataset,
+    config: TrainConfig,
+    output: Path,
+    validate: Validate,
+    resume: bool,
 ) -> dict[str, Any]:
-    """Train and write best.pt (highest validation mIoU), last.pt (for --resume), metrics.csv and curves.png to `output`.
+    """Train and write best.pt (highest validation mIoU), last.pt (for --resume), metrics.csv and curves.png.
 
     Every epoch is seeded by its number, so a run resumed after an epoch repeats what an uninterrupted one does.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     transform = TrainTransform(
         spec, (config.crop, config.crop), (config.smallest_scale, config.largest_scale), config.photometric
     )
     pairs = TrainPairs(dataset, transform)
     workers = default_workers() if config.workers < 0 else config.workers
-    steps = len(train_loader(pairs, config.batch, 0, 0))
-    optimizer, schedule = _optimizer(model, config, steps * config.epochs)
+    batches, sampler = train_loader(pairs, config.batch, workers, config.seed)
+    optimizer, schedule = _optimizer(model, config, len(batches) * config.epochs)
     weights = enet_class_weights(dataset).to(device) if config.class_weights == "enet" else None
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     state = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     history = _resume(output / "last.pt", model, state, spec, config) if resume else []
     best = max((row["miou"] for row in history), default=-1.0)
     for epoch in range(len(history), config.epochs):
-        torch.manual_seed(config.seed * 100_003 + epoch)
+        sampler.epoch = epoch
+        torch.manual_seed(config.seed * 100_003 + epoch)  # of dropout
         start = time.perf_counter()
-        batches = train_loader(pairs, config.batch, workers, config.seed * 100_003 + epoch)
         rate = optimizer.param_groups[0]["lr"]
         loss = _train_epoch(model, spec, batches, state, config, weights, f"epoch {epoch + 1}/{config.epochs}")
         with _eval_mode(model):
@@ -63,7 +69,8 @@ def train(
             "epoch": epoch + 1, "loss": loss, "lr": rate, "miou": scores["miou"],
             "pixel_accuracy": scores["pixel_accuracy"], "seconds": time.perf_counter() - start,
         })  # fmt: skip
-        print(f"epoch {epoch + 1}: loss {loss:.3f}, val mIoU {scores['miou']:.2f}, {history[-1]['seconds']:.0f} s")
+        line = f"epoch {epoch + 1}: loss {loss:.3f}, val mIoU {scores['miou']:.2f}, {history[-1]['seconds']:.0f} s"
+        print(line, flush=True)
         trained = replace_spec(spec, recipe={**spec.recipe, **dataclasses.asdict(config)}, metrics={"val": scores})
         if scores["miou"] > best:
             best = scores["miou"]
@@ -111,9 +118,13 @@ def _optimizer(model: PSPNet, config: TrainConfig, steps: int) -> tuple[Any, Any
     return optimizer, poly
 
 
-def _resume(path: Path, model: PSPNet, state: dict[str, Any], spec: ModelSpec, config: TrainConfig) -> list[dict[str, Any]]:
+def _resume(
+    path: Path, model: PSPNet, state: dict[str, Any], spec: ModelSpec, config: TrainConfig
+) -> list[dict[str, Any]]:
     if not path.exists():
-        raise PspnetError(f"nothing to resume: {path} does not exist. Leave out --resume, or give the run's folder with -o")
+        raise PspnetError(
+            f"nothing to resume: {path} does not exist. Leave out --resume, or give the run's folder with -o"
+        )
     stored, raw = read_checkpoint(path)
     wanted = {**dataclasses.asdict(config), "workers": None}
     before = {**{k: stored.recipe.get(k) for k in wanted}, "workers": None}

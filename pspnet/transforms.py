@@ -40,17 +40,17 @@ class TrainTransform:
     padded with the mean and the labels with 255 (hszhao/semseg).
     """
 
-    def __init__(
-        self, spec: ModelSpec, crop: tuple[int, int], scales: tuple[float, float], photometric: bool
-    ) -> None:
+    def __init__(self, spec: ModelSpec, crop: tuple[int, int], scales: tuple[float, float], photometric: bool) -> None:
         self.scale = RandomScale(spec, *scales)
         grey = tuple(round(value) for value in spec.mean)
         fill = {tv_tensors.Image: grey, tv_tensors.Mask: IGNORE}
-        self.augment = v2.Compose([
-            v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
-            v2.RandomHorizontalFlip(),
-            *([v2.RandomPhotometricDistort()] if photometric else []),
-        ])
+        self.augment = v2.Compose(
+            [
+                v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
+                v2.RandomHorizontalFlip(),
+                *([v2.RandomPhotometricDistort()] if photometric else []),
+            ]
+        )
         self.mean = torch.tensor(spec.mean).view(3, 1, 1)
         self.std = torch.tensor(spec.std).view(3, 1, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,8 +19,8 @@ class Frame:
     """One picture of a camera, clip or folder, in the format in which it came.
 
     image: (H, W, 3) uint8 for format bgr and rgb, (H, W) for grey. sequence counts from 0 in each source.
-    captured_ns: monotonic clock after the read returned; wall_ns: system clock at the same moment. name: file name for
-    a picture, else the sequence number.
+    captured_ns: monotonic clock after the read returned; wall_ns: system clock at the same moment. name: file name of
+    a picture; of a video frame, the stem of clip or camera and the sequence number. path: a picture's file on disk.
     """
 
     image: np.ndarray
@@ -29,6 +30,7 @@ class Frame:
     captured_ns: int
     wall_ns: int
     name: str = ""
+    path: Path | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """Labels at any size straight from the head's logits, equal to interpolate-then-arg-max, without full-size logits.
 
-Bilinear weights are convex: a class that wins at all four corners of a cell wins everywhere inside it. Only cells
-whose corners disagree are interpolated. Ties go to the lowest class index.
+Bilinear weights are convex, so a class that wins at both ends of a line wins everywhere between them. For each row of
+pixels the logits above and below are blended, one value per class and column of the map; pixels between two columns
+with the same winner take it as it is, and only the others are interpolated, among the few classes that can win there.
+Ties go to the lowest class index.
 """
 
 from __future__ import annotations
@@ -23,31 +25,26 @@ def from_logits(logits: np.ndarray, size: tuple[int, int], align_corners: bool =
     Equal to torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=...).argmax(0), except where
     rounding decides between two classes.
     """
-    rows = _axis(size[0], logits.shape[1], *_direct_map(size[0], logits.shape[1], align_corners))
-    columns = _axis(size[1], logits.shape[2], *_direct_map(size[1], logits.shape[2], align_corners))
-    return _labels(logits, *rows, *columns)
+    return from_logits_at_camera(logits, Geometry(size, size), align_corners)
 
 
 def from_logits_at_camera(logits: np.ndarray, geometry: Geometry, align_corners: bool = False) -> np.ndarray:
     """Labels (H, W) uint8 at the camera's pixels of logits (C, h, w) float32; 255 where the network did not look."""
-    rows, columns = _camera_axes(geometry, logits.shape[1:], align_corners)
-    return _labels(logits, *rows, *columns)
+    height, width = logits.shape[1:]
+    axes = _axes(geometry, (height, width), align_corners)
+    out = np.empty(geometry.camera_size, np.uint8)
+    _fill(np.ascontiguousarray(logits, np.float32), *axes, out)  # type: ignore[call-arg]
+    return out
 
 
 def uniform_share(logits: np.ndarray) -> float:
-    """Share of the cells between logits whose four corners have the same winner, 0..1: the share that is not interpolated."""
+    """Share of the cells between four neighbouring logits where all four have the same winner, 0..1.
+
+    No pixel of these cells is interpolated along the row: the lower the share, the slower the labels.
+    """
     winner = logits.argmax(0)
     corners = np.stack([winner[:-1, :-1], winner[:-1, 1:], winner[1:, :-1], winner[1:, 1:]])
     return float((corners == corners[0]).all(0).mean())
-
-
-def _labels(
-    logits: np.ndarray, y_cell: np.ndarray, y_weight: np.ndarray, x_cell: np.ndarray, x_weight: np.ndarray
-) -> np.ndarray:
-    logits = np.ascontiguousarray(logits, np.float32)
-    out = np.empty((len(y_cell), len(x_cell)), np.uint8)
-    _fill(logits, _winners(logits), y_cell, y_weight, x_cell, x_weight, _runs(x_cell), out)
-    return out
 
 
 def _direct_map(pixels: int, cells: int, align_corners: bool) -> tuple[float, float]:
@@ -58,89 +55,89 @@ def _direct_map(pixels: int, cells: int, align_corners: bool) -> tuple[float, fl
 
 
 @lru_cache(maxsize=16)
-def _camera_axes(
-    geometry: Geometry, cells: tuple[int, int], align_corners: bool
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    axes = []
+def _axes(geometry: Geometry, cells: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, ...]:
+    """y_cell, y_weight, x_cell, x_weight of every pixel row and column, and the runs of columns with equal x_cell.
+
+    cell: index of the logit before the pixel, OUTSIDE where the network does not look; weight: share of the next logit.
+    """
+    axes: list[np.ndarray] = []
     for axis, (scale, shift) in enumerate(geometry.axis_maps):
-        network, count = geometry.network_size[axis], cells[axis]
-        to_cells, offset = _direct_map(network, count, align_corners)
-        # camera index X -> network index (X + 0.5) * scale + shift - 0.5 -> logit index
-        cell, weight = _axis(
-            geometry.camera_size[axis], count, scale * to_cells, (0.5 * scale + shift - 0.5) * to_cells + offset
-        )
-        centre = (np.arange(geometry.camera_size[axis]) + 0.5) * scale + shift
+        pixels, network, count = geometry.camera_size[axis], geometry.network_size[axis], cells[axis]
         start, length = geometry.view[axis], geometry.view[axis + 2]
-        index = np.arange(geometry.camera_size[axis])
+        to_cells, offset = _direct_map(network, count, align_corners)
+        index = np.arange(pixels)
+        centre = (index + 0.5) * scale + shift  # in the network's picture
+        position = np.clip((centre - 0.5) * to_cells + offset, 0, count - 1)
+        cell = np.minimum(position.astype(np.int32), max(count - 2, 0))
         seen = (index >= start) & (index < start + length) & (centre >= 0) & (centre <= network)
-        cell[~seen] = OUTSIDE
-        axes.append((cell, weight))
-    return axes[0], axes[1]
+        axes += [np.where(seen, cell, OUTSIDE).astype(np.int32), (position - cell).astype(np.float32)]
+    x_cell = axes[2]
+    runs = np.concatenate([[0], np.flatnonzero(np.diff(x_cell)) + 1, [len(x_cell)]])
+    return *axes, runs.astype(np.int32)
 
 
-def _axis(pixels: int, cells: int, scale: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """For every pixel the index of the logit before it and the weight of the one after it, clamped at the border."""
-    position = np.clip(np.arange(pixels) * scale + shift, 0, cells - 1)
-    cell = np.minimum(position.astype(np.int32), max(cells - 2, 0))
-    return cell.astype(np.int32), (position - cell).astype(np.float32)
-
-
-def _runs(x_cell: np.ndarray) -> np.ndarray:
-    """Start of each run of equal cells, and the end."""
-    return np.concatenate([[0], np.flatnonzero(np.diff(x_cell)) + 1, [len(x_cell)]]).astype(np.int32)
-
-
-@numba.njit(parallel=True, cache=True)
-def _winners(logits):  # type: ignore[no-untyped-def]
-    classes, h, w = logits.shape
-    winner = np.zeros((h, w), np.uint8)
-    for y in numba.prange(h):
-        best = logits[0, y].copy()
-        for c in range(1, classes):
-            for x in range(w):
-                if logits[c, y, x] > best[x]:
-                    best[x] = logits[c, y, x]
-                    winner[y, x] = c
-    return winner
-
-
-@numba.njit(parallel=True, cache=True)
-def _fill(logits, winner, y_cell, y_weight, x_cell, x_weight, runs, out):  # type: ignore[no-untyped-def]
-    classes, h, w = logits.shape
-    for row in numba.prange(len(y_cell)):
-        top = y_cell[row]
-        if top < 0:
+# One thread: with several, the threads' meeting at the end waits for whatever else runs on the cores, an engine's own
+# threads above all, and costs more than the work. Without the GIL, so that cameras' threads do not wait for each other.
+@numba.njit(nogil=True, cache=True)
+def _fill(logits, y_cell, y_weight, x_cell, x_weight, runs, out):  # type: ignore[no-untyped-def]
+    width = logits.shape[2]
+    for row in range(len(y_cell)):
+        if y_cell[row] < 0:
             out[row] = IGNORE
             continue
-        bottom = min(top + 1, h - 1)
-        fy = y_weight[row]
-        blended = np.empty((classes, w), np.float32)
-        ready = False
-        best = np.empty(out.shape[1], np.float32)
+        line, winner = _blended_row(logits, y_cell[row], y_weight[row])
+        candidates = np.empty(len(line), np.int32)
+        begin, label = 0, IGNORE  # pixels from `begin` on all have `label` and are written together
         for run in range(len(runs) - 1):
             start, stop = runs[run], runs[run + 1]
+            first = last = IGNORE
             left = x_cell[start]
-            if left < 0:
-                out[row, start:stop] = IGNORE
-                continue
-            right = min(left + 1, w - 1)
-            k = winner[top, left]
-            if winner[top, right] == k and winner[bottom, left] == k and winner[bottom, right] == k:
-                for x in range(start, stop):
-                    out[row, x] = k
-                continue
-            if not ready:  # a row without a mixed cell needs no vertical blend
-                for c in range(classes):
-                    for x in range(w):
-                        blended[c, x] = logits[c, top, x] + fy * (logits[c, bottom, x] - logits[c, top, x])
-                ready = True
-            for x in range(start, stop):
-                best[x] = blended[0, left] + x_weight[x] * (blended[0, right] - blended[0, left])
-                out[row, x] = 0
-            for c in range(1, classes):
-                a, slope = blended[c, left], blended[c, right] - blended[c, left]
-                for x in range(start, stop):
-                    value = a + x_weight[x] * slope
-                    if value > best[x]:
-                        best[x] = value
-                        out[row, x] = c
+            right = min(left + 1, width - 1)
+            if left >= 0:
+                first, last = winner[left], winner[right]
+            if first != label or first != last:
+                out[row, begin:start] = label
+                begin, label = start, first
+            if first != last:
+                _interpolate(line, left, right, first, last, x_weight, out, row, start, stop, candidates)
+                begin, label = stop, last
+        out[row, begin:] = label
+
+
+@numba.njit(nogil=True, cache=True)
+def _blended_row(logits, top, weight):  # type: ignore[no-untyped-def]
+    """(classes, w) logits between the rows top and top + 1, and the winner of each column."""
+    classes, h, w = logits.shape
+    bottom = min(top + 1, h - 1)
+    line = np.empty((classes, w), np.float32)
+    best = np.full(w, -np.inf, np.float32)
+    winner = np.zeros(w, np.uint8)
+    for c in range(classes):
+        for x in range(w):
+            above = logits[c, top, x]
+            value = above + weight * (logits[c, bottom, x] - above)
+            line[c, x] = value
+            if value > best[x]:
+                best[x] = value
+                winner[x] = c
+    return line, winner
+
+
+@numba.njit(nogil=True, cache=True)
+def _interpolate(line, left, right, first, last, x_weight, out, row, start, stop, candidates):  # type: ignore[no-untyped-def]
+    """Labels of the pixels start to stop of a row, between the columns left and right with winners first and last."""
+    count = 0
+    for c in range(len(line)):
+        # A third class must beat `last` at the left and `first` at the right, or one of them is above it all the way.
+        if c in (first, last) or (line[c, left] > line[last, left] and line[c, right] > line[first, right]):
+            candidates[count] = c
+            count += 1
+    for x in range(start, stop):
+        best, label = np.float32(-np.inf), 0
+        for i in range(count):
+            c = candidates[i]
+            value = line[c, left] + x_weight[x] * (line[c, right] - line[c, left])
+            if value > best:
+                best = value
+                label = c
+        out[row, x] = label

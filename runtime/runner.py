@@ -76,7 +76,9 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
         raise PspnetError(f"{path} does not exist: give a checkpoint (.pt) or an ONNX file of `pspnet export`")
     if path.suffix == ".pt":
         if engine not in ("auto", "torch"):
-            raise PspnetError(f"{path} is a checkpoint, which runs on torch, not {engine}: `pspnet export {path}` first")
+            raise PspnetError(
+                f"{path} is a checkpoint, which runs on torch, not {engine}: `pspnet export {path}` first"
+            )
         from runtime.torch_runner import TorchRunner
 
         return TorchRunner.from_checkpoint(path, threads)

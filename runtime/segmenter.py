@@ -22,12 +22,12 @@ class CpuSegmenter:
 
     def __init__(self, runner: Runner, fit: str | None = None, region: tuple[int, int, int, int] | None = None) -> None:
         self.runner, self.spec = runner, runner.spec
-        self._fit, self._region = fit or self.spec.fit, region
+        self.fit, self._region = fit or self.spec.fit, region
         self._input = np.empty((1, *self.spec.input_size, 3), np.uint8)
 
     def geometry(self, camera_size: tuple[int, int]) -> Geometry:
         """The map between a camera of (height, width) pixels and the network's input."""
-        return Geometry(camera_size, self.spec.input_size, self._fit, self._region)
+        return Geometry(camera_size, self.spec.input_size, self.fit, self._region)
 
     def segment(self, frames: list[Frame]) -> list[Segmentation]:
         """One result per frame, in order; frames may differ in size."""
@@ -51,7 +51,7 @@ class CpuSegmenter:
 
 
 def network_input(bgr: np.ndarray, geometry: Geometry, spec: ModelSpec, out: np.ndarray | None = None) -> np.ndarray:
-    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders take the spec's mean."""
+    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean."""
     red, green, blue = (round(value) for value in spec.mean)
     picture = geometry.network_image(bgr, (blue, green, red), out)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)

@@ -1,0 +1,42 @@
+"""CalibrationTable: one range per tensor, and what it rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from pspnet.errors import PspnetError
+from pspnet.files import read_json, write_json
+
+KIND = "calibration table"
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Activation ranges of one ONNX file.
+
+    amax: tensor name -> largest magnitude that INT8 represents; the scale is amax / 127. images: SHA-256 of each
+    picture's pixels by its name. onnx_sha256: of the float file that the ranges belong to.
+    """
+
+    onnx_sha256: str
+    method: str
+    source: str
+    images: dict[str, str]
+    amax: dict[str, float]
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        write_json(path, {"kind": KIND, **dataclasses.asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> CalibrationTable:
+        """The inverse of `save`; PspnetError where the file is of another kind."""
+        raw = read_json(path, KIND)
+        if not isinstance(raw, dict) or raw.pop("kind", None) != KIND:
+            raise PspnetError(f"{path} is no calibration table: give the .json that `pspnet calibrate` wrote")
+        try:
+            return cls(**raw)
+        except TypeError as error:
+            raise PspnetError(f"calibration table {path} is damaged: {error}. Calibrate again") from error

@@ -1,0 +1,41 @@
+"""A benchmark's result as a stamped record and as a table for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pspnet.doctor import machine
+
+
+def stamped(result: dict[str, Any]) -> dict[str, Any]:
+    """`result` with what a figure needs to be believed: date, command, version and machine."""
+    return {
+        "kind": "bench", "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "version": version("pspnet-edge"),
+        "machine": machine(), **result,
+    }  # fmt: skip
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """One row per candidate, then how the figures came about."""
+    width = max(len(entry["name"]) for entry in result["candidates"])
+    print(f"{'':{width}}  {'FPS':>7} {'interval':>15} {'ratio':>6} {'p50 ms':>8} {'p99 ms':>8} {'MB':>6} {'mIoU %':>7}")
+    for entry in result["candidates"]:
+        fps, service = entry["throughput_fps"], entry["service_ms"]
+        miou = f"{entry['scores']['miou']:7.2f}" if entry["scores"] else f"{'-':>7}"
+        print(
+            f"{entry['name']:{width}}  {fps['median']:7.2f} {fps['low']:7.2f}-{fps['high']:7.2f} "
+            f"{entry['ratio_to_first']['median']:6.2f} {service['p50']:8.1f} {service['p99']:8.1f} "
+            f"{entry['file_bytes'] / 1e6:6.1f} {miou}"
+        )
+    scores = result["candidates"][0]["scores"]
+    images = f"; mIoU on {scores['protocol']['images']} images of {scores['protocol']['split']}" if scores else ""
+    print(
+        f"{result['rounds']} interleaved rounds of {result['frames_per_round']} frames of {result['source']}, "
+        f"{result['threads']} threads, {result['machine']['cpu']}{images}"
+    )

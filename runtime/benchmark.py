@@ -1,0 +1,171 @@
+"""Speed and mIoU of several artefacts in one run: the same frames, code path and threads, in interleaved rounds.
+
+Machines drift, so candidates take turns round by round, and a ratio is formed within each round. A figure is the median
+over rounds; its interval is the 95 % bootstrap interval of that median.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from pspnet.dataset import Dataset
+from pspnet.errors import PspnetError
+from pspnet.evaluate import check_classes, evaluate
+from pspnet.files import sha256_of
+from pspnet.image import write_image
+from runtime.frame import Segmentation
+from runtime.overlay import blend
+from runtime.pipeline import percentiles
+from runtime.runner import Runner, open_runner
+from runtime.segmenter import CpuSegmenter
+from runtime.source import open_source
+
+STAGES = ("capture", "pre", "infer", "labels", "sink")
+FEWEST_ROUNDS = 3  # below this an interval over rounds says nothing
+WARM_UP = 3  # frames; compiles the label kernel and fills the caches
+RESAMPLES = 2000
+PICTURE_WIDTH = 640
+
+Sink = Callable[[Segmentation], None]
+
+
+@dataclass
+class Candidate:
+    """One artefact on one engine, with its times: stages in ms of every frame, and frames per second of every round."""
+
+    path: Path
+    runner: Runner
+    segmenter: CpuSegmenter
+    stages_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    rounds_fps: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """File, engine and precision, as figures must state them."""
+        return f"{self.path.name} ({self.runner.engine}, {self.runner.precision})"
+
+
+def benchmark(
+    candidates: Sequence[Candidate], source: str, rounds: int, frames: int, threads: int, sink: Sink | None = None
+) -> dict[str, Any]:
+    """Run every candidate on the first `frames` frames of `source` in each of `rounds` rounds; returns the figures.
+
+    threads: of the resize; the runners were opened with the same number.
+    """
+    if rounds < FEWEST_ROUNDS or frames < 1:
+        raise PspnetError(
+            f"{rounds} rounds of {frames} frames: give --rounds {FEWEST_ROUNDS} or more and --frames 1 or more"
+        )
+    cv2.setNumThreads(threads)
+    for candidate in candidates:
+        _round(candidate, source, min(frames, WARM_UP), sink)
+        candidate.stages_ms, candidate.rounds_fps = {stage: [] for stage in STAGES}, []
+    turns = list(itertools.product(range(rounds), candidates))
+    for _, candidate in tqdm(turns, desc="benchmark", unit="round", leave=False):
+        _round(candidate, source, frames, sink)
+    return {
+        "rounds": rounds, "frames_per_round": len(candidates[0].stages_ms["infer"]) // rounds, "threads": threads,
+        "source": Path(source).name, "candidates": [_figures(candidate, candidates[0]) for candidate in candidates],
+    }  # fmt: skip
+
+
+def add_scores(result: dict[str, Any], candidates: Sequence[Candidate], dataset: Dataset) -> None:
+    """Add to each candidate of `result` its scores on `dataset`, through the segmenter that was timed."""
+    for candidate in candidates:
+        check_classes(candidate.runner.spec, dataset)
+    for entry, candidate in zip(result["candidates"], candidates, strict=True):
+        entry["scores"] = evaluate(candidate.segmenter.labels, candidate.runner.spec, dataset)
+
+
+def add_pictures(
+    result: dict[str, Any], candidates: Sequence[Candidate], source: str, count: int, output: Path
+) -> None:
+    """Write overlays of `count` frames spread over `source` to OUTPUT.pictures and name them in `result`."""
+    folder = output.with_name(f"{output.stem}.pictures")
+    with open_source(source) as opened:
+        length = opened.length or count
+        wanted = set(np.linspace(0, length - 1, count + 2).astype(int)[1:-1].tolist())
+        chosen = [(frame.sequence, frame.bgr().copy()) for frame in opened if frame.sequence in wanted]
+    for entry, candidate in zip(result["candidates"], candidates, strict=True):
+        entry["pictures"] = []
+        for number, picture in chosen:
+            overlay = blend(picture, candidate.segmenter.labels(picture), candidate.runner.spec.palette, 0.5)
+            scale = min(PICTURE_WIDTH / picture.shape[1], 1.0)
+            file = folder / f"{candidate.path.name}-{candidate.runner.engine}-{number:06d}.jpg"
+            write_image(file, cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+            entry["pictures"].append(f"{folder.name}/{file.name}")
+
+
+def _round(candidate: Candidate, source: str, frames: int, sink: Sink | None) -> None:
+    with open_source(source) as opened:
+        iterator, count, start = iter(opened), 0, time.perf_counter()
+        for _ in range(frames):
+            before = time.perf_counter_ns()
+            if (frame := next(iterator, None)) is None:
+                break
+            captured = time.perf_counter_ns()
+            [result] = candidate.segmenter.segment([frame])
+            segmented = time.perf_counter_ns()
+            if sink:
+                sink(result)
+            times = {"capture": captured - before, "sink": time.perf_counter_ns() - segmented}
+            for stage in STAGES:
+                candidate.stages_ms[stage].append(times[stage] / 1e6 if stage in times else result.times_ms[stage])
+            count += 1
+        candidate.rounds_fps.append(count / (time.perf_counter() - start))
+
+
+def _figures(candidate: Candidate, first: Candidate) -> dict[str, Any]:
+    stages = candidate.stages_ms
+    service = np.sum([stages[stage] for stage in ("pre", "infer", "labels")], axis=0)
+    ratios = np.divide(candidate.rounds_fps, first.rounds_fps)
+    spec = candidate.runner.spec
+    return {
+        "name": candidate.name, "artefact": candidate.path.name, "engine": candidate.runner.engine,
+        "precision": candidate.runner.precision, "file_bytes": candidate.path.stat().st_size,
+        "sha256": sha256_of(candidate.path), "network_size": list(spec.input_size),
+        "fit": candidate.segmenter.fit, "palette": dict(zip(spec.class_names, map(list, spec.palette), strict=True)),
+        "service_ms": percentiles(service.tolist()),
+        "stages_ms": {stage: percentiles(values) for stage, values in stages.items()},
+        "throughput_fps": median_interval(candidate.rounds_fps),
+        "ratio_to_first": median_interval(ratios.tolist()),
+        "scores": None, "pictures": [],
+    }  # fmt: skip
+
+
+def median_interval(values: Sequence[float]) -> dict[str, float]:
+    """Median and the 95 % bootstrap interval of the median, with a fixed seed."""
+    array = np.asarray(values, np.float64)
+    resampled = np.random.default_rng(0).choice(array, (RESAMPLES, len(array)))
+    low, high = np.percentile(np.median(resampled, 1), [2.5, 97.5])
+    return {"median": float(np.median(array)), "low": float(low), "high": float(high)}
+
+
+def open_candidates(
+    stack: ExitStack, artefacts: Sequence[str | Path], engines: str, threads: int | None, fit: str | None
+) -> tuple[list[Candidate], int]:
+    """A candidate for each artefact on each of the engines that can run it, closed with `stack`; and the thread count.
+
+    engines: names with commas, or "auto" for the default of each artefact. An engine that none of the artefacts can run
+    is refused by `open_runner`.
+    """
+    threads = threads or os.cpu_count() or 1
+    names = engines.split(",")
+    candidates = []
+    for path in map(Path, artefacts):
+        suitable = [n for n in names if n == "auto" or (n == "torch") == (path.suffix == ".pt")] or names[:1]
+        for engine in suitable:
+            runner = stack.enter_context(open_runner(path, engine, threads))
+            candidates.append(Candidate(path, runner, CpuSegmenter(runner, fit)))
+    return candidates, threads

@@ -1,0 +1,73 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def camvid_tiny() -> Path:
+    """The repository's 16 CamVid pairs, 360x480, in the camvid11 layout."""
+    return Path(__file__).parents[1] / "demo" / "camvid11_tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, camvid_tiny: Path) -> Path:
+    """A seeded, untrained checkpoint: mobilenet_v2, output stride 32, 96x96, bins 1, 2 and 3, the 11 CamVid classes.
+
+    Batch norm statistics are random, so that a mistake in folding them shows.
+    """
+    import torch
+
+    from pspnet.checkpoint import save_checkpoint
+    from pspnet.dataset import open_dataset
+    from pspnet.initialise import new_model
+
+    dataset = open_dataset("camvid11", camvid_tiny, "train")
+    spec, model = new_model(dataset, "mobilenet_v2", 32, (1, 2, 3), (96, 96), "stretch", False, "none", seed=0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.8, 1.6)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(path, spec, model.state_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mobilenet_v2 at output stride 16 for 96x128, bins 1, 2, 3 and 6, CamVid's 11 classes, random weights."""
+    from pspnet.checkpoint import save_checkpoint
+    from tests.nets import random_model
+
+    spec, model = random_model("mobilenet_v2", 16, (96, 128))
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    save_checkpoint(path, spec, model.state_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_onnx(small_checkpoint: Path) -> Path:
+    """The exported `small_checkpoint`."""
+    from export.exporter import export
+
+    path = small_checkpoint.with_suffix(".onnx")
+    export(small_checkpoint, path)
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests by name where there is no GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
