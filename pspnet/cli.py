@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"pspnet: {message}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("pspnet: interrupted; files that were being written have been removed", file=sys.stderr)
+        print("pspnet: interrupted; unfinished files have been removed, finished ones are kept", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return 2
 
 

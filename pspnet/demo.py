@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "demo" / "camvid11_tiny"
 CLIP = ROOT / "demo" / "video" / "solidWhiteRight.mp4"
 CHECKPOINT = ROOT / "weights" / "pspnet_mobilenet_v2_camvid11.pt"
+INTERRUPTED = 130  # exit code of a command that was stopped with Ctrl-C
+PATIENCE_S = 3.0
 PACKAGES = ("pspnet", "export", "calibration", "runtime")
 
 
@@ -120,16 +123,27 @@ def _run(step: Step, resume: bool) -> None:
             arguments.append("--resume")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+    process = subprocess.Popen([sys.executable, "-m", "pspnet", *arguments], env=_environment())
     try:
-        code = subprocess.run([sys.executable, "-m", "pspnet", *arguments], env=_environment(), check=False).returncode
-    except OSError as error:
-        raise PspnetError(f"cannot start {sys.executable}: {error}") from error
-    if code in (130, -2):
+        code = process.wait()
+    except KeyboardInterrupt:
+        _wait_for_clean_up(process)
+        raise
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
         raise PspnetError(
             f"the step `{step.title}` failed with exit code {code}, see above. `pspnet demo` goes on from there"
         )
+
+
+def _wait_for_clean_up(process: subprocess.Popen) -> None:
+    """Let an interrupted command remove its unfinished files. A terminal's Ctrl-C has reached it, a lone kill not."""
+    try:
+        process.wait(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def _environment() -> dict[str, str]:

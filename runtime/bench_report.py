@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pspnet.doctor import machine
@@ -16,9 +15,16 @@ def stamped(result: dict[str, Any]) -> dict[str, Any]:
     """`result` with what a figure needs to be believed: date, command, version and machine."""
     return {
         "kind": "bench", "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "version": version("pspnet-edge"),
+        "command": shlex.join(["pspnet", *sys.argv[1:]]), "version": _version(),
         "machine": machine(), **result,
     }  # fmt: skip
+
+
+def _version() -> str:
+    try:
+        return version("pspnet-edge")
+    except PackageNotFoundError:
+        return "checkout, not installed"
 
 
 def print_table(result: dict[str, Any]) -> None:

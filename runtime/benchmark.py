@@ -86,6 +86,7 @@ def add_scores(result: dict[str, Any], candidates: Sequence[Candidate], dataset:
         check_classes(candidate.runner.spec, dataset)
     for entry, candidate in zip(result["candidates"], candidates, strict=True):
         entry["scores"] = evaluate(candidate.segmenter.labels, candidate.runner.spec, dataset)
+        entry["scores"]["protocol"]["fit"] = candidate.segmenter.fit
 
 
 def add_pictures(
