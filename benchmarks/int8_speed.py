@@ -15,8 +15,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from calibration.calibrate import calibrate
 from export.exporter import export
@@ -29,6 +28,7 @@ from pspnet.spec import size_from_text
 from runtime.bench_report import print_table, stamped
 from runtime.benchmark import benchmark, open_candidates
 
+ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / "demo" / "video" / "solidWhiteRight.mp4"
 IMAGES = ROOT / "demo" / "camvid11_tiny"
 
