@@ -6,7 +6,6 @@ INSTALLED := .venv/.installed
 .PHONY: demo test lint clean
 
 demo: $(INSTALLED)
-	@$(BIN)/python -c "import cv2" || { echo "OpenCV does not load. On a bare Debian or Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 2; }
 	$(BIN)/pspnet demo
 
 test: $(INSTALLED)
