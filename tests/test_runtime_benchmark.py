@@ -17,7 +17,7 @@ from runtime.runner import ClosingRunner
 from runtime.segmenter import CpuSegmenter
 from tests.nets import CAMVID, CLIP, random_model
 
-SLACK = 0.25  # of a sleep: schedulers wake late, never early
+LATEST = 10  # times a sleep: schedulers wake late, never early, and a loaded machine much later
 
 
 class SleepingRunner(ClosingRunner):
@@ -53,10 +53,11 @@ def test_figures_are_those_of_the_runners(candidates: tuple[list[Candidate], lis
     result = benchmark(made, str(CAMVID / "val" / "images"), rounds=3, frames=3, threads=2)
     slow, fast = result["candidates"]
     assert result["rounds"] == 3 and result["frames_per_round"] == 3
-    assert 60 <= slow["stages_ms"]["infer"]["p50"] <= 60 * (1 + SLACK)
-    assert 20 <= fast["stages_ms"]["infer"]["p50"] <= 20 * (1 + SLACK)
+    assert 60 <= slow["stages_ms"]["infer"]["p50"] <= 60 * LATEST
+    assert 20 <= fast["stages_ms"]["infer"]["p50"] <= 20 * LATEST
     assert slow["ratio_to_first"] == {"median": 1.0, "low": 1.0, "high": 1.0}
-    assert 1.2 < fast["ratio_to_first"]["median"] <= 3.0
+    expected = sorted(f / s for f, s in zip(made[1].rounds_fps, made[0].rounds_fps, strict=True))[1]
+    assert fast["ratio_to_first"]["median"] == pytest.approx(expected)
     assert slow["service_ms"]["p50"] >= slow["stages_ms"]["infer"]["p50"]
     assert slow["file_bytes"] == 1000
 
