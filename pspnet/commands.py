@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def train(args: argparse.Namespace) -> None:
     def validate(model: Any, spec: Any) -> dict[str, Any]:
         return score(CpuSegmenter(TorchRunner(model, spec)).labels, spec, held_out)
 
-    result = run(model, spec, dataset, config, output, validate, args.resume)
+    try:
+        result = run(model, spec, dataset, config, output, validate, args.resume)
+    except KeyboardInterrupt:
+        print(f"every finished epoch is in {output}: go on with the same command and --resume", file=sys.stderr)
+        raise
     print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint']}")
     if args.json:
         write_json(args.json, result)

@@ -65,8 +65,8 @@ LIBRARIES = (
     Library("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "export, calibrate, demo, and --engine ort", "cpu"),
     Library("onnxscript", ("onnxscript",), "export, demo", "export"),
     Library("onnxsim", ("onnxsim",), "export, demo", "export"),
-    Library("tensorrt", ("tensorrt",), "TensorRT engines (.engine)", "tensorrt", needs_gpu=True),
-    Library("pycuda.driver", ("pycuda",), "TensorRT engines (.engine)", "pycuda", needs_gpu=True),
+    Library("tensorrt", ("tensorrt",), "building TensorRT engines from exported files", "tensorrt", needs_gpu=True),
+    Library("pycuda.driver", ("pycuda",), "", needs_gpu=True),
     Library("cuda.bindings", ("cuda-bindings",), "", needs_gpu=True),
 )
 
@@ -211,8 +211,8 @@ def _opencv() -> list[Check]:
     remove = f"pip uninstall {wheel}, in a virtual environment made with --system-site-packages" if wheel else ""
     lines = []
     for name, key, use, lacks in (
-        ("FFmpeg", "FFMPEG", "reads clips and RTSP streams", "run and bench on clips and rtsp://"),
-        ("GStreamer", "GStreamer", "reads csi:// cameras", "run csi://"),
+        ("FFmpeg", "FFMPEG", "reads clips", "run and bench on clips"),
+        ("GStreamer", "GStreamer", "opens GStreamer pipelines", "csi:// cameras, which this version does not read"),
         ("V4L2", "v4l/v4l2", "reads v4l2:// cameras", "run v4l2://"),
     ):
         if built[key]:
