@@ -28,18 +28,27 @@ def _version() -> str:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """One row per candidate, then how the figures came about."""
-    width = max(len(entry["name"]) for entry in result["candidates"])
-    print(f"{'':{width}}  {'FPS':>7} {'interval':>15} {'ratio':>6} {'p50 ms':>8} {'p99 ms':>8} {'MB':>6} {'mIoU %':>7}")
-    for entry in result["candidates"]:
+    """One row per candidate, the stages of each, then how the figures came about."""
+    entries = result["candidates"]
+    width = max(len(entry["name"]) for entry in entries)
+    titles = (
+        f"{'FPS':>7} {'interval':>15} {'ratio':>6} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'MB':>6} {'mIoU %':>7}"
+    )
+    print(f"{'':{width}}  {titles}")
+    for entry in entries:
         fps, service = entry["throughput_fps"], entry["service_ms"]
         miou = f"{entry['scores']['miou']:7.2f}" if entry["scores"] else f"{'-':>7}"
         print(
             f"{entry['name']:{width}}  {fps['median']:7.2f} {fps['low']:7.2f}-{fps['high']:7.2f} "
-            f"{entry['ratio_to_first']['median']:6.2f} {service['p50']:8.1f} {service['p99']:8.1f} "
-            f"{entry['file_bytes'] / 1e6:6.1f} {miou}"
+            f"{entry['ratio_to_first']['median']:6.2f} {service['p50']:8.1f} {service['p90']:8.1f} "
+            f"{service['p99']:8.1f} {entry['file_bytes'] / 1e6:6.1f} {miou}"
         )
-    scores = result["candidates"][0]["scores"]
+    stages = list(entries[0]["stages_ms"])
+    print(f"{'p50 in ms of':>{width}}  {' '.join(f'{stage:>8}' for stage in stages)}")
+    for entry in entries:
+        medians = [f"{entry['stages_ms'][stage]['p50']:8.2f}" for stage in stages]
+        print(f"{entry['name']:{width}}  {' '.join(medians)}")
+    scores = entries[0]["scores"]
     images = f"; mIoU on {scores['protocol']['images']} images of {scores['protocol']['split']}" if scores else ""
     print(
         f"{result['rounds']} interleaved rounds of {result['frames_per_round']} frames of {result['source']}, "
