@@ -54,7 +54,10 @@ def model_from_checkpoint(dataset: Dataset, path: str | Path, seed: int, **chang
     for key in [k for k in state if k.startswith(CLASSIFIERS)]:
         state[key] = _mapped_rows(fresh[key], state[key], shared)
     new = [name for name in spec.class_names if name not in old.class_names]
-    print(f"from {path}: {len(shared)} of {spec.classes} classes by name" + (f", new: {', '.join(new)}" if new else ""))
+    kept = f"the classifiers keep {len(shared)} of {spec.classes} classes by name"
+    print(
+        f"from {path}: backbone, pyramid, bottleneck and aux head; {kept}" + (f", new: {', '.join(new)}" if new else "")
+    )
     return spec, model_from_state(spec, state, path)
 
 
