@@ -61,7 +61,9 @@ def measured(backbone: str, args: argparse.Namespace) -> dict:
         export(random_checkpoint(backbone, args, Path(folder)), fp32)
         calibrate(fp32, int8, IMAGES, count=8)
         candidates, threads = open_candidates(stack, [fp32, int8], "openvino", args.threads, None)
-        result = stamped(benchmark(candidates, str(CLIP), args.rounds, args.frames, threads))
+        result = stamped(
+            benchmark(candidates, str(CLIP), args.rounds, args.frames, threads), "python benchmarks/int8_speed.py"
+        )
     print_table(result)
     return result
 

@@ -29,6 +29,7 @@ from pspnet.geometry import Geometry
 from pspnet.image import read_image
 from pspnet.spec import size_from_text
 from runtime import labels
+from runtime.bench_report import stamped
 from runtime.runner import open_runner
 from runtime.segmenter import network_input
 
@@ -53,6 +54,7 @@ def main() -> int:
         result["logits_of"] = (
             f"{Path(args.artefact).name} on {Path(args.image).name}" if args.artefact else "smooth noise"
         )
+        result = stamped({"kind": "labels", **result}, "python benchmarks/labels.py")
         show(result)
         if args.json:
             write_json(args.json, result)

@@ -31,6 +31,9 @@ def calibrate(
     spec = spec_from_model(model, model_path)
     if extra(model, "precision") == "int8":
         raise PspnetError(f"{model_path} is INT8 already: calibrate the float file that `pspnet export` wrote")
+    table_path = Path(output).with_suffix(".json")
+    if table_path.exists():
+        _check_is_table(table_path)
     placement = place(model)
     images = calibration_images(data, dataset, split, count, spec, force)
     found = histograms(model, list(placement.activations), images.inputs)
@@ -49,5 +52,13 @@ def calibrate(
     onnx.checker.check_model(result, full_check=True)
     with atomic_path(output) as temporary:
         onnx.save(result, temporary)
-        table.save(Path(output).with_suffix(".json"))
+        table.save(table_path)
     return summary
+
+
+def _check_is_table(path: Path) -> None:
+    """The table takes the place of an earlier one, and of nothing else."""
+    try:
+        CalibrationTable.load(path)
+    except PspnetError as error:
+        raise PspnetError(f"{path} is not a calibration table and would be overwritten: choose another -o") from error

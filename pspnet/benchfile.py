@@ -59,10 +59,13 @@ def read_bench(path: str | Path) -> dict[str, Any]:
         raise PspnetError(f"{path} has no candidates: run `pspnet bench` on at least one artefact")
     bench.setdefault("source_size", None)
     _check(bench, _BENCH, "", path)
+    if bench["source_size"] and len(bench["source_size"]) != 2:
+        _refuse("source_size", "[height, width]", bench["source_size"], path)
     for i, candidate in enumerate(bench["candidates"]):
         if isinstance(candidate, dict):
             candidate.setdefault("palette", None)
         _check(candidate, _CANDIDATE, f"candidates[{i}]", path)
+        _check_range(candidate, f"candidates[{i}]", path)
     return bench | {"path": Path(path)}
 
 
@@ -88,6 +91,15 @@ def _check(value: Any, shape: Any, where: str, path: str | Path) -> None:
             _check(item, shape[0], f"{where}[{i}]", path)
     elif not isinstance(value, _TYPES[shape]) or isinstance(value, bool):
         _refuse(where, shape, value, path)
+
+
+def _check_range(candidate: dict[str, Any], where: str, path: str | Path) -> None:
+    for name, value in (candidate["throughput_fps"] or {}).items():
+        if value is not None and not 0 < value < 1e9:
+            _refuse(f"{where}.throughput_fps.{name}", "a positive number", value, path)
+    miou = (candidate["scores"] or {}).get("miou")
+    if miou is not None and not 0 <= miou <= 100:
+        _refuse(f"{where}.scores.miou", "a number from 0 to 100", miou, path)
 
 
 def _refuse(where: str, needed: str, value: Any, path: str | Path) -> None:

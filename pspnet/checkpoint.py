@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,25 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
     """Spec and raw contents of a checkpoint; nothing in the file is executed."""
     path = Path(path)
     if not path.is_file():
-        raise PspnetError(f"cannot read checkpoint {path}: there is no such file. Make one with `pspnet train`")
+        raise PspnetError(f"cannot read checkpoint {path}: it is no file. Make one with `pspnet train`")
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles of other kinds, which are refused anyway
+            raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file, OSError among them
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        refused = isinstance(error, pickle.UnpicklingError)  # torch's own text would advise to execute the file
+        reason = "it holds more than tensors" if refused else (str(error) or type(error).__name__).splitlines()[0]
         raise PspnetError(f"{path} is not a whole checkpoint ({reason}). Make one with `pspnet train`") from error
-    if not isinstance(raw, dict) or "spec" not in raw or "model" not in raw:
+    if not isinstance(raw, dict) or not isinstance(raw.get("spec"), str) or not _is_state(raw.get("model")):
         raise PspnetError(
             f"{path} is a PyTorch file of another kind: a checkpoint of `pspnet train` is needed "
             "(ImageNet weights go to `pspnet train --weights FILE`)"
         )
     return ModelSpec.from_json(raw["spec"]), raw
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def load_model(path: str | Path) -> tuple[ModelSpec, PSPNet]:

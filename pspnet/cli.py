@@ -7,8 +7,10 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pspnet.errors import PspnetError
+from pspnet.files import check_outputs
 from pspnet.recipe import TrainConfig
 
 EXTRAS = {
@@ -18,13 +20,29 @@ EXTRAS = {
 """Module -> the extra that brings it."""
 
 
+INPUTS = ("artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches")
+OUTPUTS = ("output", "video", "jsonl", "json")
+"""Arguments that name files which a command reads and writes."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        self.exit(2, f"pspnet: {message}. See: {self.prog} --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 130 interrupted."""
     args = parser().parse_args(arguments)
     try:
+        check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
         from pspnet import commands
 
-        return getattr(commands, args.command)(args) or 0
+        code = getattr(commands, args.command)(args) or 0
+        sys.stdout.flush()
+        return code
     except PspnetError as error:
         print(f"pspnet: {error}", file=sys.stderr)
     except ImportError as error:
@@ -37,7 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # of the system, not of ours: a full disk, a file that went away
+        print(f"pspnet: {error}", file=sys.stderr)
     return 2
+
+
+def _paths(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    values = [getattr(args, name, None) for name in names]
+    return [path for value in values for path in (value if isinstance(value, list) else [value]) if path]
 
 
 def explain_missing(error: ImportError) -> str | None:
@@ -52,7 +77,7 @@ def explain_missing(error: ImportError) -> str | None:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
-    top = argparse.ArgumentParser(prog="pspnet", description="PSPNet from training to driving cameras.")
+    top = Parser(prog="pspnet", description="PSPNet from training to driving cameras.")
     verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(verbs)
     _add_evaluate(verbs)
@@ -118,7 +143,7 @@ def _add_calibrate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("model", help="model.onnx of `pspnet export`")
     verb.add_argument("-o", "--output", default=None, help="default: the model's name with .int8.onnx")
     verb.add_argument("--data", required=True, help="a data set, a folder of pictures or a clip; labels are not used")
-    verb.add_argument("--dataset", default="camvid11", help="camvid11 (default) or folder, where DATA is a data set")
+    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
     verb.add_argument("--split", default="train", help="of a data set (default train)")
     verb.add_argument("--images", type=int, default=64, help="how many, evenly spread (default 64)")
     verb.add_argument("--method", default="percentile", help="percentile (default) or minmax")
@@ -186,7 +211,7 @@ def _add_doctor(verbs: argparse._SubParsersAction) -> None:
 
 def _add_data(verb: argparse.ArgumentParser, required: bool) -> None:
     verb.add_argument("--data", required=required, help="folder of the data set (with classes.json)")
-    verb.add_argument("--dataset", default="camvid11", help="camvid11 (default) or folder")
+    verb.add_argument("--dataset", default="auto", help="auto (default, by its classes), camvid11 or folder")
 
 
 def _add_engine(verb: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pspnet.errors import PspnetError
-from pspnet.files import write_json
+from pspnet.files import check_outputs, write_json
 from pspnet.recipe import TrainConfig
 from pspnet.spec import size_from_text
 
@@ -27,7 +27,7 @@ def train(args: argparse.Namespace) -> None:
     dataset = open_dataset(args.dataset, args.data, "train")
     held_out = open_dataset(args.dataset, args.data, "val")
     output = Path(args.output)
-    if (output / "last.pt").exists() and not args.resume:
+    if any((output / name).exists() for name in ("best.pt", "last.pt")) and not args.resume:
         raise PspnetError(f"{output} holds a run: go on with --resume, or choose another folder with -o")
     size = size_from_text(args.size) if args.size else None
     if args.init:
@@ -50,7 +50,8 @@ def train(args: argparse.Namespace) -> None:
     try:
         result = run(model, spec, dataset, config, output, validate, args.resume)
     except KeyboardInterrupt:
-        print(f"every finished epoch is in {output}: go on with the same command and --resume", file=sys.stderr)
+        if (output / "last.pt").exists():
+            print(f"every finished epoch is in {output}: go on with the same command and --resume", file=sys.stderr)
         raise
     print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint']}")
     if args.json:
@@ -86,6 +87,9 @@ def export(args: argparse.Namespace) -> None:
     from export.exporter import export as write
     from pspnet.dataset import open_dataset
 
+    _check_onnx_name(args.output)
+    if args.images < 0:
+        raise PspnetError(f"images is {args.images}: give --images 0 or more")
     pictures = []
     if args.data:
         dataset = open_dataset(args.dataset, args.data, args.split)
@@ -107,7 +111,11 @@ def calibrate(args: argparse.Namespace) -> None:
     from calibration.calibrate import calibrate as write
 
     model = Path(args.model)
+    if not model.is_file():
+        raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
     output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
+    _check_onnx_name(output)
+    check_outputs([model], [output, output.with_suffix(".json"), *filter(None, [args.json])])
     summary = write(
         model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
     )
@@ -125,10 +133,13 @@ def run(args: argparse.Namespace) -> None:
     from runtime.pipeline import segment_stream
     from runtime.runner import open_runner
     from runtime.segmenter import CpuSegmenter
-    from runtime.sink import open_sinks
+    from runtime.sink import check_outside, open_sinks
     from runtime.source import open_sources
 
     outputs = [output for output in (args.output, args.video, args.jsonl, args.json) if output]
+    check_outside(args.output, args.json)
+    if not 0 <= args.alpha <= 1:
+        raise PspnetError(f"alpha is {args.alpha:g}: it must be 0 (picture) to 1 (colours). Set it with --alpha")
     if not outputs:
         raise PspnetError("run needs an output: give -o DIR, --video FILE.webm, --jsonl FILE or --json FILE")
     region = region_from_text(args.region) if args.region else None
@@ -161,6 +172,8 @@ def bench(args: argparse.Namespace) -> None:
 
     if not (args.source or args.data):
         raise PspnetError("bench needs frames: give --source CLIP, FOLDER or PHOTO, or --data DIR for mIoU too")
+    if args.pictures < 0:
+        raise PspnetError(f"pictures is {args.pictures}: give --pictures 0 or more")
     if args.pictures and not args.json:
         raise PspnetError("--pictures are written beside the figures: give --json FILE too")
     dataset = open_dataset(args.dataset, args.data, args.split) if args.data else None
@@ -216,6 +229,11 @@ def doctor(args: argparse.Namespace) -> None:
     print(examine.report(lines))
     if args.json:
         write_json(args.json, {"machine": examine.machine(), "checks": [dataclasses.asdict(line) for line in lines]})
+
+
+def _check_onnx_name(output: str | Path) -> None:
+    if Path(output).suffix != ".onnx":
+        raise PspnetError(f"output {output} must end in .onnx, by which every command knows what it is. Change -o")
 
 
 def _bins(text: str) -> tuple[int, ...]:

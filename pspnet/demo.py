@@ -45,7 +45,11 @@ def demo(output: Path) -> None:
         if not needed.exists():
             raise PspnetError(f"{needed} is missing: `pspnet demo` runs in a clone of the repository. Clone it again")
     stamps_path = output / "steps.json"
+    if output.exists() and not stamps_path.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise PspnetError(f"{output} holds files that are not the demo's: give a new folder with -o")
     stamps = read_json(stamps_path, "demo state") if stamps_path.exists() else {}
+    if not isinstance(stamps, dict):
+        raise PspnetError(f"{stamps_path} is damaged: remove it, and every step runs again")
     steps = _steps(output)
     for number, step in enumerate(steps, 1):
         key, known = _key(step), stamps.get(step.title, {})
@@ -84,6 +88,7 @@ def tensorrt_line(model: Path) -> str:
 def _steps(output: Path) -> list[Step]:
     trained, model, int8 = output / "train" / "best.pt", output / "model.onnx", output / "model.int8.onnx"
     figures, page, video = output / "bench.json", output / "report.html", output / "overlay.webm"
+    pictures = output / "bench.pictures"
     data = ("--data", _shown(IMAGES), "--dataset", "camvid11")
     return [
         Step(
@@ -109,9 +114,9 @@ def _steps(output: Path) -> list[Step]:
             ("bench", _shown(model), _shown(int8), _shown(trained), "--engine", "openvino,torch", *data,
              "--split", "test", "--source", _shown(CLIP), "--frames", "15", "--pictures", "3",
              "--json", _shown(figures)),
-            (model, int8, trained, IMAGES, CLIP), (figures,),
+            (model, int8, trained, IMAGES, CLIP), (figures, pictures),
         ),
-        Step("write the report", ("report", _shown(figures), "-o", _shown(page)), (figures,), (page,)),
+        Step("write the report", ("report", _shown(figures), "-o", _shown(page)), (figures, pictures), (page,)),
     ]  # fmt: skip
 
 
@@ -122,7 +127,8 @@ def _run(step: Step, resume: bool) -> None:
         if resume and (folder / "last.pt").exists():
             arguments.append("--resume")
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            for name in ("best.pt", "last.pt", "metrics.csv", "curves.png"):
+                (folder / name).unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, "-m", "pspnet", *arguments], env=_environment())
     try:
         code = process.wait()

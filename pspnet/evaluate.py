@@ -27,6 +27,8 @@ def evaluate(
     for index in tqdm(range(len(dataset)), desc=f"evaluate {dataset.split}", unit="image", leave=False, disable=quiet):
         image, target = dataset.read(index)
         matrix.add(target, predict(image))
+    if not matrix.counts.any():
+        raise PspnetError(f"no pixel of {dataset.root} ({dataset.split}) has a class: there is nothing to score")
     return {
         **matrix.scores(spec.class_names),
         "protocol": {

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, because image, video and ONNX writers choose their format by it.
     """
-    target = Path(target)
+    target = _file_target(target)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise PspnetError(f"cannot write {target}: {error.strerror or error}. Choose another place with -o") from error
+        raise PspnetError(f"cannot write {target}: {error.strerror or error}. Choose another place") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -41,7 +41,9 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
     An existing `target` must be absent or empty: results of an earlier run are never mixed with or lost to a new one.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))
+    if target == Path.cwd():
+        raise PspnetError("the folder you are in cannot become the output: give a new folder, for example -o out")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PspnetError(f"{target} exists and is not an empty folder. Choose another one with -o, or remove it first")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -52,9 +54,37 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             target.rmdir()
         os.replace(temporary, target)
     except OSError as error:
-        raise PspnetError(f"cannot write {target}: {error.strerror or error}. Choose another place with -o") from error
+        raise PspnetError(f"cannot write {target}: {error.strerror or error}. Choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_outputs(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
+    """PspnetError where an output is an input, is named twice, or lies where nothing can be written.
+
+    Called before the work begins, so that hours are not lost to a mistyped path.
+    """
+    taken = {os.path.realpath(path): "read" for path in inputs}
+    for path in outputs:
+        real = Path(os.path.realpath(path))
+        if str(real) in taken:
+            raise PspnetError(
+                f"{path} would be {taken[str(real)]} and overwritten by the same command: give another output"
+            )
+        taken[str(real)] = "written by another option"
+        ancestor = next(folder for folder in real.parents if folder.exists())
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
+            raise PspnetError(f"cannot write {path}: {ancestor} is no folder that can be written. Choose another place")
+
+
+def _file_target(target: str | Path) -> Path:
+    """The file behind any link; PspnetError for what must not be replaced by a file."""
+    real = Path(os.path.realpath(target))
+    if real.is_dir():
+        raise PspnetError(f"cannot write {target}: it is a folder. Give the name of a file in it")
+    if real.exists() and not real.is_file():
+        raise PspnetError(f"cannot write {target}: it is a device, not an ordinary file. Choose another place")
+    return real
 
 
 def sha256_of(path: str | Path) -> str:
@@ -78,7 +108,7 @@ def read_json(path: str | Path, what: str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise PspnetError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PspnetError(f"{what} {path} is not valid JSON: {error}") from error
 
 

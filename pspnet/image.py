@@ -10,11 +10,12 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path
 
+JPEG, PNG = b"\xff\xd8", b"\x89PNG"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, as OpenCV decodes it; a grey picture is repeated to three bands.
+    """(H, W, 3) uint8 BGR, turned upright as its EXIF entry says; a grey picture is repeated to three bands.
 
     Refuses 16-bit and four-band pictures and files that are cut short: a guess would change what the network sees.
     """
@@ -33,6 +34,9 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_labels(path: str | Path) -> np.ndarray:
     """(H, W) uint8 class indices, exactly as stored."""
     labels = _decode(path, "label map")
+    depth = _png_depth(path)
+    if depth not in (None, 8):
+        raise PspnetError(f"label map {path} is a PNG of {depth} bits a pixel: 8 bits with class indices are needed")
     if labels.ndim != 2 or labels.dtype != np.uint8:
         bands = 1 if labels.ndim == 2 else labels.shape[2]
         raise PspnetError(
@@ -55,9 +59,12 @@ def _decode(path: str | Path, what: str) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise PspnetError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    image = (
-        None if _is_cut_short(data) or not data else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    )
+    # Only a JPEG has an EXIF orientation, which OpenCV applies when it decodes to colour; others keep their bands.
+    mode = cv2.IMREAD_COLOR if data.startswith(JPEG) else cv2.IMREAD_UNCHANGED
+    try:
+        image = None if _is_cut_short(data) or not data else cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        image = None
     if image is None:
         raise PspnetError(f"{what} {path} is corrupt or not a picture ({len(data)} bytes). Replace or remove the file")
     return image
@@ -65,6 +72,13 @@ def _decode(path: str | Path, what: str) -> np.ndarray:
 
 def _is_cut_short(data: bytes) -> bool:
     # OpenCV fills the missing rest of a truncated JPEG or PNG with grey and reports no error, so look for the end mark.
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG):
         return b"\xff\xd9" not in data[-4096:]
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
+    return data.startswith(PNG) and b"IEND" not in data[-4096:]
+
+
+def _png_depth(path: str | Path) -> int | None:
+    """Bits a pixel and band of a PNG, before OpenCV stretches 1, 2 and 4 bits to 0..255; None for other formats."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(PNG) else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import cv2
@@ -72,6 +75,28 @@ def train_loader(pairs: TrainPairs, batch: int, workers: int, seed: int) -> tupl
         multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
     return loader, sampler
+
+
+def drawn(loader: DataLoader) -> Iterator[list[Tensor]]:
+    """The batches of one pass. A worker's error comes out as itself, and Ctrl-C is the main process's to handle."""
+    with _interrupts_ignored():  # workers inherit this: otherwise each of them prints a traceback of its own
+        batches = iter(loader)
+    try:
+        yield from batches
+    except PspnetError as error:
+        raise PspnetError(str(error).strip().splitlines()[-1].rpartition("PspnetError: ")[2]) from None
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def default_workers() -> int:

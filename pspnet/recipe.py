@@ -6,6 +6,13 @@ from dataclasses import dataclass, field
 
 from pspnet.errors import PspnetError
 
+LIMITS = {
+    "epochs": (1, 100_000), "batch": (1, 4096), "crop": (32, 8192), "lr": (1e-8, 100), "head_lr": (1e-3, 1000),
+    "momentum": (0, 0.9999), "weight_decay": (0, 1), "power": (0, 10), "aux_weight": (0, 10),
+    "smallest_scale": (0.05, 10), "largest_scale": (0.05, 10), "workers": (-1, 256), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+"""Range of every number; outside it lies a slip of the keyboard."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -30,5 +37,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.class_weights not in ("none", "enet"):
             raise PspnetError(f"class weights are {self.class_weights!r}: choose none or enet with --class-weights")
-        if self.epochs < 1 or self.crop < 32 or not 0 < self.smallest_scale <= self.largest_scale or self.lr <= 0:
-            raise PspnetError("epochs must be 1 or more, crop 32 or more, lr positive and the scales ordered")
+        for name, (low, high) in LIMITS.items():
+            if not low <= (value := getattr(self, name)) <= high:  # false for NaN, too
+                raise PspnetError(f"{name} is {value}: it must be {low:g} to {high:g}. Set --{name.replace('_', '-')}")
+        if self.smallest_scale > self.largest_scale:
+            raise PspnetError(f"the scales run from {self.smallest_scale} to {self.largest_scale}: set them in order")

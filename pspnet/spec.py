@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from pspnet.errors import PspnetError
 
 IGNORE = 255
 """Label of a pixel without a class: unlabelled in a data set, not seen by the network in a prediction."""
+
+LARGEST_SIDE = 16384
+"""No side of a picture and no width of a layer is larger; a larger number is a slip of the keyboard."""
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
 OUTPUT_STRIDES = (8, 16, 32)
@@ -66,7 +70,26 @@ class ModelSpec:
             )
         if len(set(self.class_names)) != len(self.class_names):
             raise PspnetError("two classes have the same name: class names must differ")
+        self._check_values()
         check_size(self.input_size, self.output_stride, self.bins)
+
+    def _check_values(self) -> None:
+        widths = (self.branch_channels, self.head_channels, self.aux_channels, *self.input_size, *self.bins)
+        numbers = (*self.mean, *self.std)
+        colours = [value for colour in self.palette for value in colour]
+        for wrong, needed in (
+            (any(type(v) is not int or not 1 <= v <= LARGEST_SIDE for v in widths) or len(self.input_size) != 2,
+             "widths, bins and sizes must be whole numbers from 1"),
+            (len(numbers) != 6 or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers)
+             or min(self.std) <= 0, "mean and std must be three finite numbers each, std above 0"),
+            (any(len(colour) != 3 for colour in self.palette)
+             or any(type(v) is not int or not 0 <= v <= 255 for v in colours), "colours must be triples from 0 to 255"),
+            (any(type(v) is not int or not 0 <= v < self.classes for v in self.drivable),
+             "drivable must hold indices of classes"),
+            (any(not isinstance(name, str) for name in self.class_names), "class names must be text"),
+        ):  # fmt: skip
+            if wrong:
+                raise PspnetError(f"the spec of this artefact is damaged: {needed}. Export it again")
 
     @property
     def classes(self) -> int:
@@ -93,7 +116,7 @@ class ModelSpec:
                     f"the spec has unknown fields {', '.join(unknown)}: it was written by a newer version"
                 )
             return cls(**{name: _tuples(value) for name, value in raw.items()})
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PspnetError(f"the spec of this artefact is damaged ({error}). Export it again") from error
 
 
@@ -116,9 +139,14 @@ def check_size(input_size: tuple[int, int], output_stride: int, bins: tuple[int,
 def size_from_text(text: str) -> tuple[int, int]:
     """(height, width) from "HxW"."""
     height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+    if not (cross and height.isdecimal() and width.isdecimal() and len(height) < 6 and len(width) < 6):
         raise PspnetError(f"size is {text!r}: write HEIGHTxWIDTH in pixels, for example 512x1024")
-    return int(height), int(width)
+    size = int(height), int(width)
+    if not all(1 <= side <= LARGEST_SIDE for side in size):
+        raise PspnetError(
+            f"size is {text!r}: write HEIGHTxWIDTH with sides of 1 to {LARGEST_SIDE} pixels, for example 512x1024"
+        )
+    return size
 
 
 def _tuples(value: Any) -> Any:

@@ -19,7 +19,7 @@ from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.dataset import Dataset
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path
-from pspnet.loader import TrainPairs, default_workers, train_loader
+from pspnet.loader import TrainPairs, default_workers, drawn, train_loader
 from pspnet.losses import enet_class_weights, segmentation_loss
 from pspnet.model import PSPNet
 from pspnet.recipe import TrainConfig
@@ -88,7 +88,7 @@ def _train_epoch(
     model.train()
     device = next(model.parameters()).device
     total, optimizer, scaler = 0.0, state["optimizer"], state["scaler"]
-    bar = tqdm(batches, desc=title, unit="batch", leave=False)
+    bar = tqdm(drawn(batches), total=len(batches), desc=title, unit="batch", leave=False)
     for step, (images, labels) in enumerate(bar):
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
@@ -129,8 +129,8 @@ def _resume(
     wanted = {**dataclasses.asdict(config), "workers": None}
     before = {**{k: stored.recipe.get(k) for k in wanted}, "workers": None}
     changed = [f"{k} {before[k]} → {wanted[k]}" for k in wanted if before[k] != wanted[k]]
-    if stored.class_names != spec.class_names or stored.backbone != spec.backbone:
-        changed.append("another model or data set")
+    now, then = (dataclasses.asdict(replace_spec(s, recipe={}, metrics={})) for s in (spec, stored))
+    changed += [f"{name} {then[name]} → {now[name]}" for name in now if now[name] != then[name]]
     if changed or "history" not in raw:
         raise PspnetError(f"{path} was made with other settings ({'; '.join(changed)}): repeat them, or begin a new -o")
     model.load_state_dict(raw["model"])

@@ -11,11 +11,11 @@ from typing import Any
 from pspnet.doctor import machine
 
 
-def stamped(result: dict[str, Any]) -> dict[str, Any]:
-    """`result` with what a figure needs to be believed: date, command, version and machine."""
+def stamped(result: dict[str, Any], program: str = "pspnet") -> dict[str, Any]:
+    """`result` with what a figure needs to be believed: date, command (that of `program`), version and machine."""
     return {
         "kind": "bench", "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": shlex.join(["pspnet", *sys.argv[1:]]), "version": _version(),
+        "command": f"{program} {shlex.join(sys.argv[1:])}", "version": _version(),
         "machine": machine(), **result,
     }  # fmt: skip
 

@@ -98,12 +98,12 @@ def add_pictures(
         length = opened.length or count
         wanted = set(np.linspace(0, length - 1, count + 2).astype(int)[1:-1].tolist())
         chosen = [(frame.sequence, frame.bgr().copy()) for frame in opened if frame.sequence in wanted]
-    for entry, candidate in zip(result["candidates"], candidates, strict=True):
+    for place, (entry, candidate) in enumerate(zip(result["candidates"], candidates, strict=True), 1):
         entry["pictures"] = []
         for number, picture in chosen:
             overlay = blend(picture, candidate.segmenter.labels(picture), candidate.runner.spec.palette, 0.5)
             scale = min(PICTURE_WIDTH / picture.shape[1], 1.0)
-            file = folder / f"{candidate.path.name}-{candidate.runner.engine}-{number:06d}.jpg"
+            file = folder / f"{place}-{candidate.path.name}-{candidate.runner.engine}-{number:06d}.jpg"
             write_image(file, cv2.resize(overlay, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
             entry["pictures"].append(f"{folder.name}/{file.name}")
 
@@ -158,15 +158,21 @@ def open_candidates(
 ) -> tuple[list[Candidate], int]:
     """A candidate for each artefact on each of the engines that can run it, closed with `stack`; and the thread count.
 
-    engines: names with commas, or "auto" for the default of each artefact. An engine that none of the artefacts can run
-    is refused by `open_runner`.
+    engines: names with commas, or "auto" for the default of each artefact. An artefact without a suitable engine and
+    an engine without a suitable artefact are left to `open_runner`, which refuses them by name.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = os.cpu_count() or 1 if threads is None else threads
     names = engines.split(",")
+    paths = [Path(artefact) for artefact in artefacts]
+    pairs = [(path, name) for path in paths for name in names if _suits(path, name)]
+    pairs += [(path, names[0]) for path in paths if path not in {path for path, _ in pairs}]
+    pairs += [(paths[0], name) for name in names if name not in {name for _, name in pairs}]
     candidates = []
-    for path in map(Path, artefacts):
-        suitable = [n for n in names if n == "auto" or (n == "torch") == (path.suffix == ".pt")] or names[:1]
-        for engine in suitable:
-            runner = stack.enter_context(open_runner(path, engine, threads))
-            candidates.append(Candidate(path, runner, CpuSegmenter(runner, fit)))
+    for path, name in sorted(pairs, key=lambda pair: paths.index(pair[0])):
+        runner = stack.enter_context(open_runner(path, name, threads))
+        candidates.append(Candidate(path, runner, CpuSegmenter(runner, fit)))
     return candidates, threads
+
+
+def _suits(path: Path, engine: str) -> bool:
+    return engine == "auto" or (engine == "torch") == (path.suffix == ".pt")

@@ -13,6 +13,7 @@ from pspnet.errors import PspnetError
 from pspnet.spec import ModelSpec
 from runtime.frame import Frame, Segmentation
 
+MOST_THREADS = 1024
 ENGINES = ("auto", "openvino", "ort", "torch")
 
 
@@ -69,11 +70,13 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
     engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent. threads: None takes every core.
     """
     path = Path(path)
-    threads = threads or os.cpu_count() or 1
+    threads = os.cpu_count() or 1 if threads is None else threads
+    if not 1 <= threads <= MOST_THREADS:
+        raise PspnetError(f"threads is {threads}: give --threads 1 to {MOST_THREADS}")
     if engine not in ENGINES:
         raise PspnetError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)} with --engine")
     if not path.is_file():
-        raise PspnetError(f"{path} does not exist: give a checkpoint (.pt) or an ONNX file of `pspnet export`")
+        raise PspnetError(f"{path} is no file: give a checkpoint (.pt) or an ONNX file of `pspnet export`")
     if path.suffix == ".pt":
         if engine not in ("auto", "torch"):
             raise PspnetError(

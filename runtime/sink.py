@@ -208,7 +208,7 @@ class JsonlSink(_Output):
             "unlabelled": float(shares[classes:].sum()),
         }  # fmt: skip
         with _writing(self._target):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line) + "\n")
 
 
 def open_sinks(
@@ -221,9 +221,7 @@ def open_sinks(
     alpha: float,
 ) -> list[Sink]:
     """The sinks of the outputs that are given. fps: of the video; None (pictures) shows each for a second."""
-    for file in (video, jsonl):
-        if folder and file and Path(folder).resolve() in Path(file).resolve().parents:
-            raise PspnetError(f"{file} lies in {folder}, which becomes a data set: write it beside that folder")
+    check_outside(folder, video, jsonl)
     sinks: list[Sink] = []
     if folder:
         sinks.append(FolderSink(folder, spec, licence))
@@ -232,6 +230,13 @@ def open_sinks(
     if jsonl:
         sinks.append(JsonlSink(jsonl, spec))
     return sinks or [NullSink()]
+
+
+def check_outside(folder: str | None, *files: str | None) -> None:
+    """PspnetError where a file lies in the folder that becomes a data set."""
+    for file in filter(None, files):
+        if folder and Path(folder).resolve() in Path(file).resolve().parents:
+            raise PspnetError(f"{file} lies in {folder}, which becomes a data set: write it beside that folder")
 
 
 @contextlib.contextmanager

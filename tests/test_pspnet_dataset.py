@@ -59,8 +59,25 @@ def refused(message: str, root: Path, name: str = "folder", split: str = "all") 
     assert "\n" not in str(caught.value)
 
 
+def camvid_classes(root: Path) -> None:
+    """Give the data set CamVid's classes; label values 0 to 3 are among them."""
+    tiny = Path(__file__).parents[1] / "demo" / "camvid11_tiny"
+    (root / "classes.json").write_text((tiny / "classes.json").read_text())
+
+
+def test_auto_tells_camvid_by_its_classes(divided: Path) -> None:
+    assert open_dataset("auto", divided, "train").name == "folder"
+    camvid_classes(divided)
+    assert open_dataset("auto", divided, "train").name == "camvid11"
+
+
+def test_other_classes_are_not_camvid(divided: Path) -> None:
+    refused("has other classes than camvid11", divided, name="camvid11")
+
+
 @pytest.mark.parametrize("name", ["camvid11", "folder"])
 def test_divided_layout(divided: Path, name: str) -> None:
+    camvid_classes(divided)
     names = {s: [p.stem for p in open_dataset(name, divided, s).images] for s in ("train", "val", "all")}
     assert names == {"train": ["a", "b", "c"], "val": ["d", "e"], "all": ["a", "b", "c", "d", "e"]}
     assert [p.stem for p in open_dataset(name, divided, "all").labels] == names["all"]
@@ -72,6 +89,7 @@ def test_undivided_layout_holds_out_the_last_tenth(undivided: Path) -> None:
     assert names["train"] == [f"{i:03}" for i in range(18)] and names["val"] == ["018", "019"]
     assert names["all"] == names["train"] + names["val"]
     refused("no test split", undivided, split="test")
+    camvid_classes(undivided)
     refused("camvid11 needs them", undivided, name="camvid11")
 
 

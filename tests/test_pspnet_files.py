@@ -58,7 +58,10 @@ def test_atomic_folder_refuses_results_of_an_earlier_run(tmp_path: Path) -> None
 @pytest.mark.parametrize("opener", [atomic_path, atomic_folder])
 def test_a_target_below_a_file_is_one_clear_error(tmp_path: Path, opener) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(PspnetError, match=r"cannot write .*out.* -o") as caught, opener(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(PspnetError, match=r"cannot write .*out.*Choose another place") as caught,
+        opener(tmp_path / "file" / "out"),
+    ):
         pytest.fail("the block must not run")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "kept"

@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(dataset: Dataset, tmp_path: P
     [
         (["--batch", "1"], "--batch 2"),
         (["--batch", "9"], "8 images, fewer than a batch of 9"),
-        (["--crop", "16"], "crop 32 or more"),
+        (["--crop", "16"], "crop is 16: it must be 32 to 8192"),
         (["--resume"], "nothing to resume"),
         (["--class-weights", "median"], "none or enet"),
         (["--bins", "1,2,9"], "largest bin, 9"),
