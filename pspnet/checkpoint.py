@@ -20,7 +20,11 @@ from pspnet.spec import ModelSpec
 def save_checkpoint(path: str | Path, spec: ModelSpec, model: dict[str, Tensor], **state: Any) -> None:
     """Write a checkpoint, whole or not at all. `state` holds what resuming needs, tensors and plain values only."""
     with atomic_path(path) as temporary:
-        torch.save({"format": "pspnet-edge 1", "spec": spec.to_json(), "model": model, **state}, temporary)
+        contents = {"format": "pspnet-edge 1", "spec": spec.to_json(), "model": model, **state}
+        with open(
+            temporary, "wb"
+        ) as file:  # given a path, torch writes its name into the file: equal runs would differ
+            torch.save(contents, file)
 
 
 def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
