@@ -35,8 +35,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 130 interrupted."""
-    args = parser().parse_args(arguments)
     try:
+        args = _parsed(arguments)
         check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
         from pspnet import commands
 
@@ -58,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the system, not of ours: a full disk, a file that went away
         print(f"pspnet: {error}", file=sys.stderr)
     return 2
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return parser().parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # a help text whose reader has left fails here, not at the interpreter's end
+        raise
 
 
 def _paths(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
