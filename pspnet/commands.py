@@ -68,8 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     dataset = open_dataset(args.dataset, args.data, args.split)
     with open_runner(args.artefact, args.engine, args.threads) as runner:
-        scores = score(CpuSegmenter(runner, args.fit).labels, runner.spec, dataset)
-        scores["protocol"]["fit"] = args.fit or runner.spec.fit
+        scores = score(CpuSegmenter(runner, args.fit).labels, runner.spec, dataset, args.fit)
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
         scores["protocol"] |= {"artefact": Path(args.artefact).name, "sha256": sha256_of(args.artefact)}
     for name, row in scores["per_class"].items():
@@ -138,8 +137,6 @@ def run(args: argparse.Namespace) -> None:
 
     outputs = [output for output in (args.output, args.video, args.jsonl, args.json) if output]
     check_outside(args.output, args.json)
-    if not 0 <= args.alpha <= 1:
-        raise PspnetError(f"alpha is {args.alpha:g}: it must be 0 (picture) to 1 (colours). Set it with --alpha")
     if not outputs:
         raise PspnetError("run needs an output: give -o DIR, --video FILE.webm, --jsonl FILE or --json FILE")
     region = region_from_text(args.region) if args.region else None

@@ -15,16 +15,16 @@ from pspnet.spec import ModelSpec
 
 
 def evaluate(
-    predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, dataset: Dataset, quiet: bool = False
+    predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, dataset: Dataset, fit: str | None = None
 ) -> dict[str, Any]:
     """Scores in percent ("miou", "per_class", ...) of `predict` on every pair of `dataset`, with the protocol.
 
     predict: picture (H, W, 3) uint8 BGR -> labels (H, W) uint8 at the same size, so that predictions meet the labels
-    at the labels' own size.
+    at the labels' own size. fit: the one that `predict` uses, where it is not the spec's.
     """
     check_classes(spec, dataset)
     matrix = ConfusionMatrix(spec.classes)
-    for index in tqdm(range(len(dataset)), desc=f"evaluate {dataset.split}", unit="image", leave=False, disable=quiet):
+    for index in tqdm(range(len(dataset)), desc=f"evaluate {dataset.split}", unit="image", leave=False):
         image, target = dataset.read(index)
         matrix.add(target, predict(image))
     if not matrix.counts.any():
@@ -33,7 +33,7 @@ def evaluate(
         **matrix.scores(spec.class_names),
         "protocol": {
             "dataset": dataset.name, "split": dataset.split, "images": len(dataset),
-            "mode": "whole image, single scale", "network_size": list(spec.input_size), "fit": spec.fit,
+            "mode": "whole image, single scale", "network_size": list(spec.input_size), "fit": fit or spec.fit,
         },
     }  # fmt: skip
 

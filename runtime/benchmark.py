@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,11 @@ from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes, evaluate
 from pspnet.files import sha256_of
 from pspnet.image import write_image
-from runtime.frame import Segmentation
 from runtime.overlay import blend
 from runtime.pipeline import percentiles
 from runtime.runner import Runner, open_runner
 from runtime.segmenter import CpuSegmenter
+from runtime.sink import NullSink
 from runtime.source import open_source
 
 STAGES = ("capture", "pre", "infer", "labels", "sink")
@@ -36,8 +36,6 @@ FEWEST_ROUNDS = 3  # below this an interval over rounds says nothing
 WARM_UP = 3  # frames; compiles the label kernel and fills the caches
 RESAMPLES = 2000
 PICTURE_WIDTH = 640
-
-Sink = Callable[[Segmentation], None]
 
 
 @dataclass
@@ -56,9 +54,7 @@ class Candidate:
         return f"{self.path.name} ({self.runner.engine}, {self.runner.precision})"
 
 
-def benchmark(
-    candidates: Sequence[Candidate], source: str, rounds: int, frames: int, threads: int, sink: Sink | None = None
-) -> dict[str, Any]:
+def benchmark(candidates: Sequence[Candidate], source: str, rounds: int, frames: int, threads: int) -> dict[str, Any]:
     """Run every candidate on the first `frames` frames of `source` in each of `rounds` rounds; returns the figures.
 
     threads: of the resize; the runners were opened with the same number.
@@ -69,11 +65,11 @@ def benchmark(
         )
     cv2.setNumThreads(threads)
     for candidate in candidates:
-        _round(candidate, source, min(frames, WARM_UP), sink)
+        _round(candidate, source, min(frames, WARM_UP))
         candidate.stages_ms, candidate.rounds_fps = {stage: [] for stage in STAGES}, []
     turns = list(itertools.product(range(rounds), candidates))
     for _, candidate in tqdm(turns, desc="benchmark", unit="round", leave=False):
-        _round(candidate, source, frames, sink)
+        _round(candidate, source, frames)
     return {
         "rounds": rounds, "frames_per_round": len(candidates[0].stages_ms["infer"]) // rounds, "threads": threads,
         "source": Path(source).name, "candidates": [_figures(candidate, candidates[0]) for candidate in candidates],
@@ -85,8 +81,8 @@ def add_scores(result: dict[str, Any], candidates: Sequence[Candidate], dataset:
     for candidate in candidates:
         check_classes(candidate.runner.spec, dataset)
     for entry, candidate in zip(result["candidates"], candidates, strict=True):
-        entry["scores"] = evaluate(candidate.segmenter.labels, candidate.runner.spec, dataset)
-        entry["scores"]["protocol"]["fit"] = candidate.segmenter.fit
+        segmenter = candidate.segmenter
+        entry["scores"] = evaluate(segmenter.labels, candidate.runner.spec, dataset, segmenter.fit)
 
 
 def add_pictures(
@@ -108,8 +104,8 @@ def add_pictures(
             entry["pictures"].append(f"{folder.name}/{file.name}")
 
 
-def _round(candidate: Candidate, source: str, frames: int, sink: Sink | None) -> None:
-    with open_source(source) as opened:
+def _round(candidate: Candidate, source: str, frames: int) -> None:
+    with open_source(source) as opened, NullSink() as sink:
         iterator, count, start = iter(opened), 0, time.perf_counter()
         for _ in range(frames):
             before = time.perf_counter_ns()
@@ -118,8 +114,7 @@ def _round(candidate: Candidate, source: str, frames: int, sink: Sink | None) ->
             captured = time.perf_counter_ns()
             [result] = candidate.segmenter.segment([frame])
             segmented = time.perf_counter_ns()
-            if sink:
-                sink(result)
+            sink(result)
             times = {"capture": captured - before, "sink": time.perf_counter_ns() - segmented}
             for stage in STAGES:
                 candidate.stages_ms[stage].append(times[stage] / 1e6 if stage in times else result.times_ms[stage])

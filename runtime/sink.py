@@ -129,11 +129,9 @@ class VideoSink(_Output):
         self._writer = cv2.VideoWriter()
         if self._target.suffix.lower() != ".webm":
             raise PspnetError(f"video {path} is not WebM, the format of this version: give --video NAME.webm")
-        if not 0 <= alpha <= 1:
-            raise PspnetError(f"alpha is {alpha:g}: it must be 0 (picture) to 1 (colours). Set it with --alpha")
+        _check_alpha(alpha)
 
     def __enter__(self) -> VideoSink:
-        _refuse_folder(self._target)
         self._temporary = self._stack.enter_context(atomic_path(self._target))
         self._stack.push(self._finish)
         with contextlib.ExitStack() as undo:
@@ -191,7 +189,6 @@ class JsonlSink(_Output):
         self._target, self._spec = Path(path), spec
 
     def __enter__(self) -> JsonlSink:
-        _refuse_folder(self._target)
         temporary = self._stack.enter_context(atomic_path(self._target))
         self._file: IO[str] = self._stack.enter_context(open(temporary, "w", encoding="utf-8"))
         return self
@@ -222,6 +219,7 @@ def open_sinks(
 ) -> list[Sink]:
     """The sinks of the outputs that are given. fps: of the video; None (pictures) shows each for a second."""
     check_outside(folder, video, jsonl)
+    _check_alpha(alpha)
     sinks: list[Sink] = []
     if folder:
         sinks.append(FolderSink(folder, spec, licence))
@@ -239,6 +237,11 @@ def check_outside(folder: str | None, *files: str | None) -> None:
             raise PspnetError(f"{file} lies in {folder}, which becomes a data set: write it beside that folder")
 
 
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise PspnetError(f"alpha is {alpha:g}: it must be 0 (picture) to 1 (colours). Set it with --alpha")
+
+
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
     """Names the output in what the system says: the pipeline holds several of them open at once."""
@@ -252,11 +255,6 @@ def _writing(target: Path) -> Iterator[None]:
 
 def _write_encoded(path: Path, image: np.ndarray, *options: int) -> None:
     path.write_bytes(cv2.imencode(path.suffix, image, list(options))[1].tobytes())
-
-
-def _refuse_folder(target: Path) -> None:
-    if target.is_dir():
-        raise PspnetError(f"cannot write {target}: it is a folder. Give the name of a file in it")
 
 
 def _classes_json(spec: ModelSpec, licence: str) -> dict[str, object]:
