@@ -29,8 +29,8 @@ def calibrate(
         raise PspnetError(f"percentile is {percentile:g}: it must be above 50 and at most 100, for example 99.99")
     model = read_model(model_path)
     spec = spec_from_model(model, model_path)
-    if extra(model, "precision") == "int8":
-        raise PspnetError(f"{model_path} is INT8 already: calibrate the float file that `pspnet export` wrote")
+    if (precision := extra(model, "precision") or "fp32") != "fp32":
+        raise PspnetError(f"{model_path} is {precision} already: calibrate the fp32 file that `pspnet export` wrote")
     table_path = Path(output).with_suffix(".json")
     if table_path.exists():
         _check_is_table(table_path)

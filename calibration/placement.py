@@ -4,8 +4,8 @@
 2. Nothing between Conv, activation and Add: they fuse into one INT8 kernel.
 3. Of a residual Add, the shortcut only.
 4. Concat carries one scale: Q/DQ follows it and none precedes it.
-5. In float stay the classifier, whose logits decide near-ties, the 1x1 convolutions on the bins' few cells, and the
-   pyramid's matrix products, which pool over the whole map.
+5. In float stay the classifier, whose logits decide near-ties, the 1x1 convolutions on the bins' few cells, the
+   pyramid's matrix products, which pool over the whole map, and their sum with the bottleneck.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
+
+from pspnet.metadata import shape_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,14 @@ def place(model: onnx.ModelProto) -> Placement:
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     depth = _depths(graph, constants)
-    convolutions = [node for node in graph.node if node.op_type == "Conv" and _is_wide(node, producers)]
+    sizes = _map_sizes(model)
+    convolutions = [
+        node
+        for node in graph.node
+        if node.op_type == "Conv"
+        and "logits" not in node.output
+        and not _is_cells(sizes[node.output[0]], sizes["logits"])
+    ]
     readers: dict[str, list[str]] = {}
     for node in convolutions:
         readers.setdefault(node.input[0], []).append(node.name)
@@ -41,14 +50,22 @@ def place(model: onnx.ModelProto) -> Placement:
     return Placement(tuple(node.name for node in convolutions), {name: tuple(nodes) for name, nodes in readers.items()})
 
 
-def _is_wide(conv: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
-    """False for the classifier and for convolutions on pooled cells."""
-    producer = producers.get(conv.input[0])
-    return "logits" not in conv.output and not (producer is not None and producer.op_type == "MatMul")
-
-
 def _joins_convolutions(add: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> bool:
-    return any(name in producers and producers[name].op_type == "Conv" for name in add.input)
+    """True for a residual Add; a sum with a matrix product, the folded context, is left in float."""
+    kinds = [producers[name].op_type for name in add.input if name in producers]
+    return "Conv" in kinds and "MatMul" not in kinds
+
+
+def _is_cells(size: tuple[int, int], logits_size: tuple[int, int]) -> bool:
+    """True for the pyramid's cells: one row of them in the folded head, b x b of a smaller map in the fixed one."""
+    return size[0] == 1 or size[0] * size[1] < logits_size[0] * logits_size[1]
+
+
+def _map_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """(h, w) of each map (N, C, h, w)."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {value.name: shape_of(value) for value in [*graph.value_info, *graph.output]}
+    return {name: (int(s[2]), int(s[3])) for name, s in shapes.items() if len(s) == 4 and "?" not in s[2:]}
 
 
 def _depths(graph: onnx.GraphProto, constants: set[str]) -> dict[str, int]:

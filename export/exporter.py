@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX: batch norm folded, the pyramid as constant products, normalisation inside, and a proof."""
+"""Checkpoint to ONNX: batch norm and context folded, the pyramid as constant products, normalisation inside; proven."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import itertools
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from export.half_parity import prove_half
+from export.halfprec import fp16_from_fp32
+from export.naming import name_after_modules
 from export.parity import prove
-from export.pyramid import FixedPyramidPooling
+from export.pyramid import FixedPyramidPooling, FoldedHead
 from pspnet.checkpoint import load_model, replace_spec
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path
@@ -26,61 +28,81 @@ from pspnet.metadata import attach_spec
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
 
+Network = TypeVar("Network", bound=nn.Module)
+FORMS = ("folded", "fixed")
 OPSET = 18  # per-channel Q/DQ needs 13; the exporter's own opset is 18; TensorRT 10.3 reads up to 20
 
 
 class FixedNetwork(nn.Module):
-    """A trained PSPNet as a network for one input size.
+    """A trained PSPNet as a network for one input size; form: "folded" or "fixed", how the head is written.
 
     Pictures (N, H, W, 3) uint8 RGB -> logits (N, classes, h, w) and the head's input, features (N, C, h, w).
     """
 
-    scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: PSPNet, spec: ModelSpec) -> None:
+    def __init__(self, model: PSPNet, spec: ModelSpec, form: str = "folded") -> None:
         super().__init__()
-        fixed = fold_batch_norm(model)
-        self.backbone, self.head = fixed.backbone, fixed.head
-        self.head.add_module("ppm", FixedPyramidPooling(fixed.head.ppm, spec.map_size))
-        std = torch.tensor(spec.std, dtype=torch.float64).view(1, 3, 1, 1)
-        mean = torch.tensor(spec.mean, dtype=torch.float64).view(1, 3, 1, 1)
-        self.register_buffer("scale", (1 / std).float())
-        self.register_buffer("shift", (-mean / std).float())
+        plain = fold_batch_norm(model)
+        self.backbone, head = plain.backbone, plain.head
+        if form == "folded":
+            self.head: nn.Module = FoldedHead(head, spec.map_size)
+        else:
+            head.add_module("ppm", FixedPyramidPooling(head.ppm, spec.map_size))
+            self.head = head
+        # The mean is subtracted from the pixels, so that the convolution's zero padding stays the mean colour, as in
+        # training; the division by std moves into its weights.
+        first = next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
+        first.weight.data /= torch.tensor(spec.std, dtype=torch.float64).view(1, 3, 1, 1)
+        self.float()
+        self.register_buffer("shift", -torch.tensor(spec.mean).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         pixels = image.float().permute(0, 3, 1, 2)  # Cast comes first: TensorRT takes uint8 only into a cast
-        features, _ = self.backbone(pixels * self.scale + self.shift)
+        features, _ = self.backbone(pixels + self.shift)
         return self.head(features), features
 
 
 def export(
     checkpoint: str | Path, output: str | Path, size: tuple[int, int] | None = None, fit: str | None = None,
-    pictures: list[np.ndarray] | None = None,
+    pictures: list[Path] | None = None, form: str = "folded", fp16: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Write `output` and return the proof that is stored in it; no file is left where the proof fails.
 
-    size: (height, width) of the network's input, default the checkpoint's. pictures: real ones, (H, W, 3) uint8 BGR,
-    that the proof runs on beside seeded ones.
+    size: (height, width) of the network's input, default the checkpoint's. pictures: files of real ones that the proof
+    runs on beside seeded ones. form: of the head, "folded" or "fixed". fp16: write the float16-typed twin too, to
+    `half_path(output)`; its figures are the proof's "fp16".
     """
+    if form not in FORMS:
+        raise PspnetError(f"head is {form!r}: choose one of {', '.join(FORMS)} with --head")
     spec, model = load_model(checkpoint)
     spec = replace_spec(spec, input_size=size or spec.input_size, fit=fit or spec.fit)
-    graph = onnx_from_model(model, spec)
+    graph = onnx_from_model(model, spec, form)
     with atomic_path(output) as temporary:
-        onnx.save(graph, temporary)
-        proof = prove(model, spec, temporary, pictures or [])
+        proof = {"head": form} | prove(model, spec, graph, pictures or [])
         attach_spec(graph, spec, precision="fp32", proof=proof)
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, temporary)
+        if fp16:
+            half = fp16_from_fp32(graph)
+            proof["fp16"] = prove_half(graph, half, spec, pictures or [])
+            attach_spec(half, spec, proof=proof)
+            with atomic_path(half_path(output)) as beside:
+                onnx.save(half, beside)
     return proof
 
 
-def onnx_from_model(model: PSPNet, spec: ModelSpec) -> onnx.ModelProto:
+def half_path(output: str | Path) -> Path:
+    """Where the float16-typed twin of `output` lies: model.fp16.onnx beside model.onnx."""
+    return Path(output).with_suffix(".fp16.onnx")
+
+
+def onnx_from_model(model: PSPNet, spec: ModelSpec, form: str = "folded") -> onnx.ModelProto:
     """The simplified ONNX graph, image (N, H, W, 3) uint8 -> logits (N, classes, h, w); N is symbolic.
 
     The head's input keeps the name "features", so that the head can be cut out and proven alone.
     """
-    network = FixedNetwork(model, spec).eval()
+    network = FixedNetwork(model, spec, form).eval()
     example = torch.zeros((2, *spec.input_size, 3), dtype=torch.uint8)  # a batch of 1 would be taken for a constant
     batch = torch.export.Dim("batch")
     with _quiet(), torch.inference_mode():
@@ -89,12 +111,19 @@ def onnx_from_model(model: PSPNet, spec: ModelSpec) -> onnx.ModelProto:
             output_names=["logits", "features"], dynamic_shapes={"image": {0: batch}},
         )  # fmt: skip
     assert program is not None
-    return _hide_features(_simplified(program.model_proto))
+    graph = _hide_features(_simplified(program.model_proto))
+    name_after_modules(graph)
+    return graph
 
 
 def fold_batch_norm(model: PSPNet) -> PSPNet:
-    """A copy in eval mode in which every batch norm is folded into the convolution before it (computed in float64)."""
-    folded = copy.deepcopy(model).eval().double()
+    """A float64 copy in eval mode in which every batch norm is folded into the convolution before it."""
+    return without_batch_norm(copy.deepcopy(model).double())
+
+
+def without_batch_norm(network: Network) -> Network:
+    """A copy of a network or a part of one, in eval mode, with every batch norm folded, in the network's own type."""
+    folded = copy.deepcopy(network).eval()
     for parent in folded.modules():
         children = list(parent.named_children())
         for (before, conv), (name, norm) in itertools.pairwise(children):
@@ -102,15 +131,17 @@ def fold_batch_norm(model: PSPNet) -> PSPNet:
                 setattr(parent, before, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, name, nn.Identity())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    return folded.float()
+    return folded
 
 
 def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim leaves of the graph: all of it, as long as the exporter writes nothing that could be removed."""
     import onnxsim
 
     simplified, valid = onnxsim.simplify(graph)
     if not valid:
         raise PspnetError("onnxsim changed the results of the exported graph: update it with pip install -U onnxsim")
+    onnx.helper.set_model_props(simplified, {})  # its own log of what it did
     return simplified
 
 

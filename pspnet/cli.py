@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_export(verbs)
+    _add_verify(verbs)
     _add_calibrate(verbs)
     _add_run(verbs)
     _add_bench(verbs)
@@ -140,10 +141,32 @@ def _add_export(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("-o", "--output", default="model.onnx", help="default model.onnx")
     verb.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the checkpoint's)")
+    verb.add_argument("--fp16", action="store_true", help="write NAME.fp16.onnx too, typed fp16 for TensorRT")
+    verb.add_argument(
+        "--head", default="folded", help="folded (default) or fixed: the form of the pyramid and bottleneck"
+    )
     _add_data(verb, required=False)
     verb.add_argument("--split", default="val", help="whose images the proof uses beside seeded ones (default val)")
     verb.add_argument("--images", type=int, default=8, help="how many of them (default 8)")
     verb.add_argument("--json", help="write the proof here too")
+
+
+def _add_verify(verbs: argparse._SubParsersAction) -> None:
+    verb = verbs.add_parser(
+        "verify", help="B against A on the same pictures: agreement, mIoU of both, where they differ"
+    )
+    verb.add_argument(
+        "artefacts", nargs=2, metavar="ARTEFACT", help="A, the reference, and B: best.pt, model.onnx, ..."
+    )
+    verb.add_argument("--data", required=True, help="a data set, or, without mIoU, a folder of pictures or a clip")
+    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
+    verb.add_argument("--split", default="val", help="of a data set: train, val (default), test or all")
+    verb.add_argument("--max-miou-drop", type=float, default=None, help="exit with 1 where B loses more points of mIoU")
+    verb.add_argument("--min-agreement", type=float, default=None, help="exit with 1 where less %% of pixels agree")
+    _add_engine(verb, "; two with a comma: A's and B's")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: each model's)")
+    verb.add_argument("-o", "--output", default="flips.png", help="heat map of the differences (default flips.png)")
+    verb.add_argument("--json", help="write the report here too")
 
 
 def _add_calibrate(verbs: argparse._SubParsersAction) -> None:
@@ -209,6 +232,7 @@ def _add_report(verbs: argparse._SubParsersAction) -> None:
 def _add_inspect(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser("inspect", help="what an artefact says about itself")
     verb.add_argument("artefact", help="best.pt, model.onnx, a calibration table or a bench file (.json)")
+    verb.add_argument("--target", help="lint an ONNX file for tensorrt-10.3, tensorrt-11, openvino or ort")
     verb.add_argument("--json", help="write it here too, with nothing left out")
 
 
@@ -222,8 +246,8 @@ def _add_data(verb: argparse.ArgumentParser, required: bool) -> None:
     verb.add_argument("--dataset", default="auto", help="auto (default, by its classes), camvid11 or folder")
 
 
-def _add_engine(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--engine", default="auto", help="auto (default), openvino, ort or torch")
+def _add_engine(verb: argparse.ArgumentParser, more: str = "") -> None:
+    verb.add_argument("--engine", default="auto", help=f"auto (default), openvino, ort or torch{more}")
     verb.add_argument("--threads", type=int, default=None, help="CPU threads of the engine (default: every core)")
 
 

@@ -83,26 +83,56 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a proven ONNX file."""
+    from export import half_parity
     from export.exporter import export as write
+    from export.exporter import half_path
+    from export.parity import text_of
     from pspnet.dataset import open_dataset
 
     _check_onnx_name(args.output)
     if args.images < 0:
         raise PspnetError(f"images is {args.images}: give --images 0 or more")
-    pictures = []
+    pictures: list[Path] = []
     if args.data:
-        dataset = open_dataset(args.dataset, args.data, args.split)
-        pictures = [dataset.read(index)[0] for index in range(min(args.images, len(dataset)))]
+        pictures = list(open_dataset(args.dataset, args.data, args.split).images[: args.images])
     size = size_from_text(args.size) if args.size else None
-    proof = write(args.checkpoint, args.output, size, args.fit, pictures)
-    print(f"{args.output}: {proof['nodes']} nodes, {proof['head_nodes']} of them in the head")
-    print(
-        f"proof on {proof['seeded_pictures']} seeded and {proof['real_pictures']} real images: head error "
-        f"{proof['head_error']:.1e}, network error {proof['network_error']:.1e} of the largest logit, arg-max "
-        f"agreement {100 * proof['argmax_agreement']:.3f} %"
-    )
+    if args.fp16:
+        check_outputs([args.checkpoint], [args.output, half_path(args.output), *filter(None, [args.json])])
+    proof = write(args.checkpoint, args.output, size, args.fit, pictures, args.head, args.fp16)
+    print(f"{args.output}: {text_of(proof)}")
+    if args.fp16:
+        print(f"{half_path(args.output)}: {half_parity.text_of(proof['fp16'])}")
     if args.json:
         write_json(args.json, proof)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare two artefacts on the same pictures; 1 where a limit is missed."""
+    from export.verify import Limits, Pictures, text_of
+    from export.verify import verify as compare
+    from runtime.runner import open_runner
+
+    limits, pictures = Limits(args.max_miou_drop, args.min_agreement), Pictures(args.data, args.dataset, args.split)
+    if args.max_miou_drop is not None and not pictures.pairs:
+        raise PspnetError(f"{args.data} has no labels, so there is no mIoU: leave out --max-miou-drop")
+    if Path(args.output).suffix != ".png":
+        raise PspnetError(f"heat map {args.output} must end in .png. Change -o")
+    engines = args.engine.split(",")
+    if len(engines) > 2:
+        raise PspnetError(f"engine is {args.engine!r}: give one for both artefacts or two with a comma")
+    with (
+        open_runner(args.artefacts[0], engines[0], args.threads) as a,
+        open_runner(args.artefacts[1], engines[-1], args.threads) as b,
+    ):
+        paths = Path(args.artefacts[0]), Path(args.artefacts[1])
+        report = compare((a, b), paths, pictures, args.fit, args.output)
+    report["missed"] = limits.missed(report)
+    print(f"{text_of(report)}\nheat map of the differences: {args.output}")
+    if args.json:
+        write_json(args.json, report)
+    for line in report["missed"]:
+        print(f"pspnet: {line}", file=sys.stderr)
+    return 1 if report["missed"] else 0
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -204,9 +234,13 @@ def report(args: argparse.Namespace) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print what is inside an artefact."""
+    """Print what is inside an artefact, and what --target would not like in it."""
     from pspnet import describe
 
+    if args.target:
+        from export import lint
+
+        findings = lint.lint_file(args.artefact, args.target)
     if Path(args.artefact).suffix == ".pt":
         from pspnet.checkpoint import read_checkpoint
 
@@ -214,6 +248,9 @@ def inspect(args: argparse.Namespace) -> None:
     else:
         facts = describe.facts_of(args.artefact)
     print(describe.text_of(facts))
+    if args.target:
+        print("\n" + lint.text_of(findings, args.target))
+        facts["lint"] = lint.facts_of(findings, args.target)
     if args.json:
         write_json(args.json, facts)
 

@@ -11,6 +11,7 @@ from pspnet import metadata
 from pspnet.benchfile import read_bench
 from pspnet.errors import PspnetError
 from pspnet.files import read_json, sha256_of
+from pspnet.guest import GuestSpec, guest_spec, spec_file
 from pspnet.spec import ModelSpec
 
 KINDS = "a checkpoint (.pt), an ONNX file (.onnx), a calibration table or a bench file (.json)"
@@ -57,9 +58,6 @@ def _onnx(path: Path) -> Facts:
     model = metadata.read_model(path)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     ours = {key.removeprefix(metadata.KEY) for key in entries if key.startswith(metadata.KEY)}
-    spec: Any = "none: this file was exported by another tool (`pspnet export` writes one)"
-    if "spec" in ours:
-        spec = _spec(metadata.spec_from_model(model, path))
     return {
         "kind": "onnx", **_file(path),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
@@ -69,7 +67,7 @@ def _onnx(path: Path) -> Facts:
         "outputs": {value.name: _type(value) for value in model.graph.output},
         "nodes": len(model.graph.node),
         "nodes_by_op": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "spec": spec,
+        "spec": _spec(metadata.spec_from_model(model, path)) if "spec" in ours else _guest(model, path),
         **{name: metadata.extra(model, name) for name in sorted(ours - {"spec"})},
         "other_metadata": {key: value for key, value in entries.items() if value and not key.startswith(metadata.KEY)},
     }  # fmt: skip
@@ -105,13 +103,24 @@ def _bench(path: Path) -> Facts:
 
 
 def _file(path: Path) -> Facts:
-    return {"file": str(path), "file_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    return {"file": str(path), "file_bytes": metadata.stored_bytes(path), "sha256": sha256_of(path)}
 
 
-def _spec(spec: ModelSpec) -> Facts:
+def _guest(model: Any, path: Path) -> Facts | str:
+    """The spec in the JSON file beside a file of another tool, or what that file lacks."""
+    try:
+        spec = guest_spec(model, path)
+    except PspnetError as error:
+        return f"none: {error}"
+    return {"read_from": str(spec_file(path)), **_spec(spec)}
+
+
+def _spec(spec: ModelSpec | GuestSpec) -> Facts:
     facts = dataclasses.asdict(spec)
     names, colours = facts.pop("class_names"), facts.pop("palette")
-    return {**facts, "map_size": spec.map_size, "classes": dict(zip(names, colours, strict=True))}
+    if isinstance(spec, ModelSpec):
+        facts["map_size"] = spec.map_size
+    return {**facts, "classes": dict(zip(names, colours, strict=True))}
 
 
 def _type(value: Any) -> str:
@@ -138,7 +147,8 @@ def _is_flat(value: Facts) -> bool:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict) and value:
-        return ", ".join(f"{name} {_value(item)}" for name, item in value.items())
+        listed = ", ".join(f"{name} {_value(value[name])}" for name in list(value)[: 2 * LISTED])
+        return listed + (f", ... and {len(value) - 2 * LISTED} more" if len(value) > 2 * LISTED else "")
     if isinstance(value, list | tuple):
         listed = ", ".join(
             str(item) if not isinstance(item, list | tuple) else f"({_value(item)})" for item in value[:LISTED]

@@ -11,11 +11,11 @@ from tqdm import tqdm
 from pspnet.dataset import Dataset
 from pspnet.errors import PspnetError
 from pspnet.metrics import ConfusionMatrix
-from pspnet.spec import ModelSpec
+from pspnet.spec import NetworkSpec
 
 
 def evaluate(
-    predict: Callable[[np.ndarray], np.ndarray], spec: ModelSpec, dataset: Dataset, fit: str | None = None
+    predict: Callable[[np.ndarray], np.ndarray], spec: NetworkSpec, dataset: Dataset, fit: str | None = None
 ) -> dict[str, Any]:
     """Scores in percent ("miou", "per_class", ...) of `predict` on every pair of `dataset`, with the protocol.
 
@@ -38,7 +38,7 @@ def evaluate(
     }  # fmt: skip
 
 
-def check_classes(spec: ModelSpec, dataset: Dataset) -> None:
+def check_classes(spec: NetworkSpec, dataset: Dataset) -> None:
     """PspnetError where the classes of a model and of a data set differ in name or order."""
     ours, theirs = spec.class_names, dataset.classes.names
     if ours != theirs:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,48 @@ KEY = "pspnet."
 INPUT = "image"
 OUTPUT = "logits"
 
+_BYTES = {
+    getattr(onnx.TensorProto, name): size
+    for names, size in (
+        ("BOOL INT8 UINT8", 1), ("FLOAT16 BFLOAT16 INT16 UINT16", 2), ("FLOAT INT32 UINT32", 4),
+        ("DOUBLE INT64 UINT64", 8),
+    )
+    for name in names.split()
+}  # fmt: skip
+"""Bytes of one element of each type; types that share bytes, such as INT4, are left to the engine."""
+
 
 def read_model(path: str | Path) -> onnx.ModelProto:
-    """The whole ONNX file, without a check of its spec; PspnetError where it is no ONNX file or is cut short."""
-    try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise PspnetError(f"cannot read ONNX file {path}: {error.strerror or error}") from error
-    except Exception as error:  # protobuf has a decode error per implementation, and none of them is public
-        raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`") from error
-    if not (model.ir_version and model.opset_import and model.graph.node):
-        raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`")
+    """The whole ONNX file with its external data, without a check of its spec.
+
+    PspnetError where it is no ONNX file or is cut short, and where external data is missing, is shorter than the file
+    says or lies outside the model's folder: a downloaded file must not read what else is on the machine.
+    """
+    model = _parsed(path)
+    for tensor in tensors_of(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _load_external(tensor, Path(path))
     return model
+
+
+def carries_spec(path: str | Path) -> bool:
+    """Whether an ONNX file has a spec of ours, so is no guest; PspnetError where it is no ONNX file."""
+    return _text(_parsed(path), "spec") is not None
+
+
+def stored_bytes(path: str | Path) -> int:
+    """Size of an artefact: that of its file, and for ONNX also of the files with its external data."""
+    path = Path(path)
+    tensors = tensors_of(_parsed(path)) if path.suffix == ".onnx" else ()
+    locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return path.stat().st_size + sum(_beside(path, location).stat().st_size for location in locations)
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: initializers and those in attributes, of subgraphs and functions too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
 
 
 def read_spec(path: str | Path) -> ModelSpec:
@@ -90,6 +122,76 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 def type_of(value: onnx.ValueInfoProto) -> str:
     """Element type of a graph's input or output in lower case, for example "uint8"."""
     return onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+
+
+def _parsed(path: str | Path) -> onnx.ModelProto:
+    """The file as it is, external data left where it is."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise PspnetError(f"cannot read ONNX file {path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf has a decode error per implementation, and none of them is public
+        raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`") from error
+    if not (model.ir_version and model.opset_import and model.graph.node):
+        raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`")
+    return model
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (*attribute.tensors, *([attribute.t] if attribute.HasField("t") else []))
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from _graph_tensors(graph)
+
+
+def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
+    """Read a tensor's bytes from the file that it names beside the model at `path`, and keep them in the tensor."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, numbers = entries.get("location", ""), (entries.get("offset", "0"), entries.get("length", "0"))
+    if not all(number.isdecimal() and len(number) < 19 for number in numbers):
+        raise PspnetError(
+            f"{path} is damaged: offset and length of {tensor.name!r} are {', '.join(map(repr, numbers))}. Export "
+            "it again"
+        )
+    file = _beside(path, location)
+    offset, size = int(numbers[0]), file.stat().st_size
+    stored = math.prod(tensor.dims) * _BYTES[tensor.data_type] if tensor.data_type in _BYTES else None
+    length = int(numbers[1]) if "length" in entries else size - offset if stored is None else stored
+    if offset + length > size:
+        raise PspnetError(
+            f"{path} needs bytes {offset} to {offset + length} of {location}, which has {size}: it is cut short. Copy "
+            "that file again"
+        )
+    if stored is not None and length != stored:
+        raise PspnetError(
+            f"{path} is damaged: {tensor.name!r} has {stored} bytes, its external data {length}. Export it again"
+        )
+    with open(file, "rb") as data:
+        data.seek(offset)
+        tensor.raw_data = data.read(length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _beside(path: Path, location: str) -> Path:
+    """The file at `location` in the folder of the model at `path`; PspnetError where it is not there, or elsewhere."""
+    folder, inside = Path(os.path.realpath(path.parent)), location.replace("\0", "/")
+    file = Path(os.path.realpath(path.parent / inside))
+    if inside != location or os.path.isabs(location) or folder not in file.parents:
+        raise PspnetError(
+            f"{path} keeps weights in {location!r}, which is no file inside its folder: copy that file beside the "
+            "model and save the model again, or save it with its weights as one file"
+        )
+    if not file.is_file():
+        raise PspnetError(f"{path} keeps weights in {location!r}, which is missing: copy that file to {path.parent}")
+    return file
 
 
 def _text(model: onnx.ModelProto, name: str) -> str | None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pspnet.errors import PspnetError
 
@@ -23,6 +23,40 @@ FITS = ("stretch", "letterbox", "crop")
 # torchvision's ImageNet statistics in grey levels: https://pytorch.org/vision/stable/models.html
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class NetworkSpec(Protocol):
+    """What running and scoring a network asks of its spec, be it a PSPNet's `ModelSpec` or a guest's `GuestSpec`.
+
+    Units and meanings are those of `ModelSpec`.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]: ...
+
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+
+    @property
+    def fit(self) -> str: ...
+
+    @property
+    def align_corners(self) -> bool: ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+
+    @property
+    def drivable(self) -> tuple[int, ...]: ...
+
+    @property
+    def licence(self) -> str: ...
+
+    @property
+    def classes(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes, evaluate
 from pspnet.files import sha256_of
 from pspnet.image import write_image
+from pspnet.metadata import stored_bytes
 from runtime.overlay import blend
 from runtime.pipeline import percentiles
 from runtime.runner import Runner, open_runner
@@ -129,7 +130,7 @@ def _figures(candidate: Candidate, first: Candidate) -> dict[str, Any]:
     spec = candidate.runner.spec
     return {
         "name": candidate.name, "artefact": candidate.path.name, "engine": candidate.runner.engine,
-        "precision": candidate.runner.precision, "file_bytes": candidate.path.stat().st_size,
+        "precision": candidate.runner.precision, "file_bytes": stored_bytes(candidate.path),
         "sha256": sha256_of(candidate.path), "network_size": list(spec.input_size),
         "fit": candidate.segmenter.fit, "palette": dict(zip(spec.class_names, map(list, spec.palette), strict=True)),
         "service_ms": percentiles(service.tolist()),

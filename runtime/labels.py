@@ -37,6 +37,18 @@ def from_logits_at_camera(logits: np.ndarray, geometry: Geometry, align_corners:
     return out
 
 
+def from_labels_at_camera(network: np.ndarray, geometry: Geometry, align_corners: bool = False) -> np.ndarray:
+    """Labels (H, W) uint8 at the camera's pixels of a network's labels (h, w) uint8, each that of the nearest one.
+
+    255 where the network did not look. Of two that are equally near, the one further down or to the right.
+    """
+    height, width = network.shape
+    y_cell, y_weight, x_cell, x_weight, _ = _axes(geometry, (height, width), align_corners)
+    out = network.take(y_cell + (y_weight >= 0.5), 0, mode="clip").take(x_cell + (x_weight >= 0.5), 1, mode="clip")
+    out[y_cell == OUTSIDE], out[:, x_cell == OUTSIDE] = IGNORE, IGNORE
+    return out
+
+
 def uniform_share(logits: np.ndarray) -> float:
     """Share of the cells between four neighbouring logits where all four have the same winner, 0..1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from openvino import opset13
 
 from pspnet.errors import PspnetError
 from pspnet.metadata import extra, read_model, spec_from_model
+from runtime.fp16_simulation import SIMULATED
 from runtime.runner import ClosingRunner, check_images
 
 
@@ -23,22 +25,15 @@ class OpenVinoRunner(ClosingRunner):
 
     def __init__(self, path: str | Path, threads: int, bf16: bool = False, batch: int = 1) -> None:
         stored_model = read_model(path)
-        self.spec, stored = spec_from_model(stored_model, path), extra(stored_model, "precision") or "fp32"
+        self.spec, stored = spec_from_model(stored_model, path), str(extra(stored_model, "precision") or "fp32")
+        if stored in SIMULATED:
+            raise PspnetError(
+                f"{path} is {stored}, which OpenVINO computes in float32 on a CPU: --engine ort simulates it, TensorRT "
+                "runs it"
+            )
         self.precision = stored if not bf16 else {"fp32": "bf16", "int8": "int8+bf16"}.get(stored, stored)
         self._batch = batch
-        settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
-        try:
-            model = openvino.Core().read_model(str(path))
-            model.reshape({"image": [batch, *self.spec.input_size, 3]})
-            join_quantizers(model)
-            self.compiled = openvino.Core().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise PspnetError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+        self.compiled = _compiled(path, "image", (batch, *self.spec.input_size, 3), threads, bf16)
         self._request = self.compiled.create_infer_request()
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -53,6 +48,40 @@ class OpenVinoRunner(ClosingRunner):
             if len(images) > self._batch:
                 parts[-1] = parts[-1].copy()  # the request's own memory is overwritten by the next part
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def infer_from_file(
+    path: str | Path, threads: int, input_name: str, shape: tuple[int, ...], output_name: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The network of any ONNX file as a function of its input, of `shape`; PspnetError where it cannot be loaded.
+
+    The result is the engine's own memory, valid until the next call.
+    """
+    request = _compiled(path, input_name, shape, threads).create_infer_request()
+
+    def infer(images: np.ndarray) -> np.ndarray:
+        request.infer({input_name: images}, share_inputs=True)
+        return request.get_tensor(output_name).data
+
+    return infer
+
+
+def _compiled(
+    path: str | Path, input_name: str, shape: tuple[int, ...], threads: int, bf16: bool = False
+) -> openvino.CompiledModel:
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    try:
+        model = openvino.Core().read_model(str(path))
+        model.reshape({input_name: list(shape)})
+        join_quantizers(model)
+        return openvino.Core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise PspnetError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
 
 
 def join_quantizers(model: openvino.Model) -> int:
@@ -76,7 +105,8 @@ def join_quantizers(model: openvino.Model) -> int:
         low, high = (_constant(quantize.input_value(index)) * scale for index in (3, 4))
         one = opset13.fake_quantize(
             quantize.input_value(0), quantize.input_value(1), quantize.input_value(2),
-            opset13.constant(low.astype(np.float32)), opset13.constant(high.astype(np.float32)), 256,
+            opset13.constant(low.astype(np.float32)), opset13.constant(high.astype(np.float32)),
+            quantize.get_attributes()["levels"],
         )  # fmt: skip
         one.set_friendly_name(multiply.get_friendly_name())
         multiply.output(0).replace(one.output(0))

@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from pspnet.errors import PspnetError
-from pspnet.spec import ModelSpec
+from pspnet.metadata import carries_spec, extra
+from pspnet.spec import NetworkSpec
+from runtime.fp16_simulation import SIMULATED
 from runtime.frame import Frame, Segmentation
 
 MOST_THREADS = 1024
@@ -18,14 +20,23 @@ ENGINES = ("auto", "openvino", "ort", "torch")
 
 
 class Runner(Protocol):
-    """A network on an engine. engine and precision name what every figure must state."""
+    """A network on an engine. engine and precision name what every figure must state.
 
-    spec: ModelSpec
+    gives: "logits", or "labels" for a guest whose graph ends in the arg max.
+    """
+
     engine: str
     precision: str
+    gives: str
+
+    @property
+    def spec(self) -> NetworkSpec: ...
 
     def infer(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8 RGB at the spec's input size -> logits (N, C, h, w) float32 on the host."""
+        """(N, H, W, 3) uint8 RGB at the spec's input size -> what it `gives`, on the host.
+
+        logits (N, C, h, w) float32, or labels (N, h, w) uint8 with 255 where a pixel has no class.
+        """
         ...
 
     def close(self) -> None:
@@ -42,7 +53,8 @@ class Runner(Protocol):
 class Segmenter(Protocol):
     """Frames in, labels at the camera's size out: all that the pipeline knows."""
 
-    spec: ModelSpec
+    @property
+    def spec(self) -> NetworkSpec: ...
 
     def segment(self, frames: list[Frame]) -> list[Segmentation]:
         """One result per frame, in order."""
@@ -51,6 +63,8 @@ class Segmenter(Protocol):
 
 class ClosingRunner:
     """Context management for runners: leaving the block closes the engine."""
+
+    gives = "logits"
 
     def close(self) -> None:
         """Free the engine."""
@@ -67,7 +81,9 @@ class ClosingRunner:
 def open_runner(path: str | Path, engine: str = "auto", threads: int | None = None) -> Runner:
     """The runner of an artefact: a checkpoint (.pt) on PyTorch, an ONNX file on OpenVINO or ONNX Runtime.
 
-    engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent. threads: None takes every core.
+    An ONNX file without a spec of ours is a guest, described by the JSON file beside it.
+    engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent or the file is typed float16.
+    threads: None takes every core.
     """
     path = Path(path)
     threads = os.cpu_count() or 1 if threads is None else threads
@@ -76,7 +92,7 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
     if engine not in ENGINES:
         raise PspnetError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)} with --engine")
     if not path.is_file():
-        raise PspnetError(f"{path} is no file: give a checkpoint (.pt) or an ONNX file of `pspnet export`")
+        raise PspnetError(f"{path} is no file: give a checkpoint (.pt) or an ONNX file")
     if path.suffix == ".pt":
         if engine not in ("auto", "torch"):
             raise PspnetError(
@@ -89,7 +105,14 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
         raise PspnetError(f"{path} is no artefact that can be run here: give a .pt checkpoint or an .onnx file")
     if engine == "torch":
         raise PspnetError(f"{path} is an ONNX file, which runs on openvino or ort: leave out --engine torch")
-    if engine == "openvino" or (engine == "auto" and _installed("openvino")):
+    if engine == "auto":
+        half = str(extra(path, "precision")) in SIMULATED
+        engine = "openvino" if _installed("openvino") and not half else "ort"
+    if not carries_spec(path):
+        from runtime.foreign import ForeignRunner
+
+        return ForeignRunner(path, engine, threads)
+    if engine == "openvino":
         from runtime.openvino_runner import OpenVinoRunner
 
         return OpenVinoRunner(path, threads)
@@ -98,7 +121,7 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
     return OrtRunner(path, threads)
 
 
-def check_images(images: np.ndarray, spec: ModelSpec) -> None:
+def check_images(images: np.ndarray, spec: NetworkSpec) -> None:
     """PspnetError where `images` are not what a network of `spec` takes."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (*spec.input_size, 3):
         raise PspnetError(

@@ -8,10 +8,13 @@ import cv2
 import numpy as np
 
 from pspnet.geometry import Geometry
-from pspnet.spec import ModelSpec
+from pspnet.spec import NetworkSpec
 from runtime import labels
 from runtime.frame import Frame, Segmentation
 from runtime.runner import Runner
+
+AT_CAMERA = {"logits": labels.from_logits_at_camera, "labels": labels.from_labels_at_camera}
+"""Labels at the camera's pixels of what a runner gives."""
 
 
 class CpuSegmenter:
@@ -22,6 +25,7 @@ class CpuSegmenter:
 
     def __init__(self, runner: Runner, fit: str | None = None, region: tuple[int, int, int, int] | None = None) -> None:
         self.runner, self.spec = runner, runner.spec
+        self._labels_at_camera = AT_CAMERA[runner.gives]
         self.fit, self._region = fit or self.spec.fit, region
         self._input = np.empty((1, *self.spec.input_size, 3), np.uint8)
 
@@ -42,15 +46,15 @@ class CpuSegmenter:
         geometry = self.geometry(frame.size)
         network_input(frame.bgr(), geometry, self.spec, self._input[0])
         ready = time.perf_counter_ns()
-        logits = self.runner.infer(self._input)
+        output = self.runner.infer(self._input)
         inferred = time.perf_counter_ns()
-        result = labels.from_logits_at_camera(logits[0], geometry, self.spec.align_corners)
+        result = self._labels_at_camera(output[0], geometry, self.spec.align_corners)
         done = time.perf_counter_ns()
         times = {"pre": (ready - start) / 1e6, "infer": (inferred - ready) / 1e6, "labels": (done - inferred) / 1e6}
         return Segmentation(frame, result, times)
 
 
-def network_input(bgr: np.ndarray, geometry: Geometry, spec: ModelSpec, out: np.ndarray | None = None) -> np.ndarray:
+def network_input(bgr: np.ndarray, geometry: Geometry, spec: NetworkSpec, out: np.ndarray | None = None) -> np.ndarray:
     """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean."""
     red, green, blue = (round(value) for value in spec.mean)
     picture = geometry.network_image(bgr, (blue, green, red), out)

@@ -20,7 +20,7 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_folder, atomic_path, write_json
 from pspnet.geometry import Geometry
-from pspnet.spec import IGNORE, ModelSpec
+from pspnet.spec import IGNORE, NetworkSpec
 from runtime.frame import Segmentation
 from runtime.overlay import blend, legend
 from runtime.source import native_messages_hidden
@@ -76,7 +76,7 @@ class FolderSink(_Output):
     number. licence: goes into classes.json.
     """
 
-    def __init__(self, folder: str | Path, spec: ModelSpec, licence: str) -> None:
+    def __init__(self, folder: str | Path, spec: NetworkSpec, licence: str) -> None:
         super().__init__()
         self._target, self._spec, self._licence = Path(folder), spec, licence
         self._stems: set[str] = set()
@@ -121,7 +121,7 @@ class VideoSink(_Output):
     fps: of the video. alpha: 0 shows the picture, 1 the colours. Frames of another size are fitted into the first's.
     """
 
-    def __init__(self, path: str | Path, spec: ModelSpec, fps: float, alpha: float = 0.5) -> None:
+    def __init__(self, path: str | Path, spec: NetworkSpec, fps: float, alpha: float = 0.5) -> None:
         super().__init__()
         self._target, self._spec, self._fps, self._alpha = Path(path), spec, fps, alpha
         self._size: tuple[int, int] | None = None
@@ -184,7 +184,7 @@ class JsonlSink(_Output):
     area: share of the picture per class name, 0..1; unlabelled: the share without a class.
     """
 
-    def __init__(self, path: str | Path, spec: ModelSpec) -> None:
+    def __init__(self, path: str | Path, spec: NetworkSpec) -> None:
         super().__init__()
         self._target, self._spec = Path(path), spec
 
@@ -212,7 +212,7 @@ def open_sinks(
     folder: str | None,
     video: str | None,
     jsonl: str | None,
-    spec: ModelSpec,
+    spec: NetworkSpec,
     licence: str,
     fps: float | None,
     alpha: float,
@@ -257,7 +257,7 @@ def _write_encoded(path: Path, image: np.ndarray, *options: int) -> None:
     path.write_bytes(cv2.imencode(path.suffix, image, list(options))[1].tobytes())
 
 
-def _classes_json(spec: ModelSpec, licence: str) -> dict[str, object]:
+def _classes_json(spec: NetworkSpec, licence: str) -> dict[str, object]:
     return {
         "classes": list(spec.class_names),
         "ignore_index": IGNORE,

@@ -7,19 +7,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import onnxsim
 import pytest
 import torch
 import torch.nn.functional as F
 
 from export import pyramid
-from export.exporter import export, fold_batch_norm
-from export.parity import head_nodes
+from export.exporter import FixedNetwork, export, fold_batch_norm, onnx_from_model
+from export.parity import head_of, prove, reference, relative_error
 from pspnet.checkpoint import load_model, save_checkpoint
 from pspnet.cli import main
+from pspnet.errors import PspnetError
+from pspnet.files import sha256_of
 from pspnet.metadata import extra, read_model, read_spec
 from pspnet.model import PSPNet
 from tests.nets import CAMVID, random_model
 
+HEAD_NODES = 20
 LOGITS_LIMIT = 1e-4  # of the largest logit: float32 through some fifty layers with batch norm folded
 FOLD_LIMIT = 1e-5  # of the largest feature: the same sums with other factors
 
@@ -43,9 +47,12 @@ def test_interface_and_logits(small_checkpoint: Path, small_onnx: Path) -> None:
     spec, model = load_model(small_checkpoint)
     graph = read_model(small_onnx).graph
     assert [node.op_type for node in graph.node][:2] == ["Cast", "Transpose"]
-    assert {node.op_type for node in graph.node} <= {
-        "Cast", "Transpose", "Mul", "Add", "Conv", "Clip", "Relu", "MatMul", "Concat",
+    assert {node.op_type for node in graph.node} == {
+        "Cast", "Transpose", "Mul", "Add", "Conv", "Clip", "Relu", "MatMul", "Reshape",
     }  # fmt: skip
+    assert [axis.dim_param or axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim] == [
+        "batch", *spec.input_size, 3
+    ]  # fmt: skip
     images = np.random.default_rng(3).integers(0, 256, (3, *spec.input_size, 3), np.uint8)
     session = onnxruntime.InferenceSession(str(small_onnx), providers=["CPUExecutionProvider"])
     expected = plain_logits(model, images).numpy()
@@ -57,14 +64,52 @@ def test_interface_and_logits(small_checkpoint: Path, small_onnx: Path) -> None:
 def test_file_carries_spec_and_proof(small_checkpoint: Path, small_onnx: Path) -> None:
     assert read_spec(small_onnx) == load_model(small_checkpoint)[0]
     proof = extra(small_onnx, "proof")
-    assert proof["head_nodes"] == len(head_nodes(read_model(small_onnx))) <= 30
-    assert proof["argmax_agreement"] >= 0.9999
+    assert proof["head"] == "folded" and proof["sizes"] == [[96, 128]] and proof["batches"] == [2]
+    assert proof["head_nodes"] == len(head_of(read_model(small_onnx)).graph.node) <= HEAD_NODES
+    assert sum(proof["ops"].values()) == proof["nodes"] == len(read_model(small_onnx).graph.node)
+    assert proof["argmax_agreement"] == proof["agreement"]["overall"] >= 0.9999
+    assert proof["agreement"]["pixels"] == 2 * 6 * 8
+
+
+def test_nothing_can_be_removed(small_onnx: Path) -> None:
+    """onnxsim finds no node to remove, and the mean is one Add before the first convolution."""
+    model = read_model(small_onnx)
+    simplified, valid = onnxsim.simplify(model)
+    assert valid and [n.op_type for n in simplified.graph.node] == [n.op_type for n in model.graph.node]
+    assert [node.op_type for node in model.graph.node][2:4] == ["Add", "Conv"]
+
+
+def test_both_forms_are_the_same_network(small_checkpoint: Path, small_onnx: Path, tmp_path: Path) -> None:
+    proof = export(small_checkpoint, tmp_path / "fixed.onnx", form="fixed")
+    assert proof["head"] == "fixed" and "Concat" in proof["head_ops"] and proof["head_error"] <= 1e-5
+    images = np.random.default_rng(5).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    folded, fixed = (
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
+        for path in (small_onnx, tmp_path / "fixed.onnx")
+    )
+    assert np.abs(folded - fixed).max() <= FOLD_LIMIT * np.abs(fixed).max()
+
+
+def test_the_mean_colour_stays_the_padding(tmp_path: Path) -> None:
+    """With the mean far from zero, a padding that moved with it would show at the border at once."""
+    spec, model = random_model("resnet18", 16, (96, 96), mean=(250.0, 5.0, 128.0), std=(3.0, 90.0, 20.0))
+    save_checkpoint(tmp_path / "m.pt", spec, model.state_dict())
+    assert export(tmp_path / "m.pt", tmp_path / "m.onnx")["network_error"] <= LOGITS_LIMIT
+    wrong = FixedNetwork(model, spec)
+    wrong.shift.zero_()  # a shift of the bias instead of the pixels would pad with black
+    noise = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), np.uint8)
+    with torch.inference_mode():
+        expected = reference(model, spec, noise)[1]
+        assert relative_error(wrong(torch.from_numpy(noise))[0].numpy(), expected) > 100 * LOGITS_LIMIT
 
 
 def test_real_pictures_join_the_proof(small_checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "m.onnx"
     assert main(["export", str(small_checkpoint), "-o", str(output), "--size", "104x120", "--data", str(CAMVID)]) == 0
-    assert extra(output, "proof")["real_pictures"] == 3
+    proof = extra(output, "proof")
+    assert proof["real_pictures"] == 3 and proof["batches"] == [2, 1]
+    first = sorted((CAMVID / "val" / "images").iterdir())[0]
+    assert proof["pictures"][first.name] == sha256_of(first)
     assert read_spec(output).input_size == (104, 120)
 
 
@@ -77,7 +122,7 @@ def test_resnets_export_at_an_odd_size(backbone: str, tmp_path: Path) -> None:
 
 def test_folding_batch_norm_changes_nothing() -> None:
     _, model = random_model("resnet18", 16, (96, 96))
-    folded = fold_batch_norm(model)
+    folded = fold_batch_norm(model).float()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():
@@ -85,10 +130,12 @@ def test_folding_batch_norm_changes_nothing() -> None:
     assert (result - expected).abs().max() <= FOLD_LIMIT * expected.abs().max()
 
 
+@pytest.mark.parametrize("head", ["folded", "fixed"])
 @pytest.mark.parametrize("altered", ["pool", "spread"])
 def test_one_altered_constant_fails_the_proof_and_leaves_no_file(
-    altered: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+    altered: str, head: str, small_checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
     name = {"pool": "pool_matrix", "spread": "upsample_matrix"}[altered]
     genuine = getattr(pyramid, name)
 
@@ -99,9 +146,26 @@ def test_one_altered_constant_fails_the_proof_and_leaves_no_file(
         return matrix
 
     monkeypatch.setattr(pyramid, name, wrong)
-    assert main(["export", str(small_checkpoint), "-o", str(tmp_path / "m.onnx")]) == 2
-    assert "head error" in capsys.readouterr().err
+    assert main(["export", str(small_checkpoint), "-o", str(tmp_path / "m.onnx"), "--head", head]) == 2
+    message = capsys.readouterr().err
+    layer = {
+        ("folded", "pool"): "head.cells", ("folded", "spread"): "head.bottleneck",
+        ("fixed", "pool"): "head.ppm.branches.3.0", ("fixed", "spread"): "head.bottleneck.0",
+    }[head, altered]  # fmt: skip
+    assert "head error" in message and f"the first layer to differ is {layer}," in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_altered_backbone_weight_is_found_by_name() -> None:
+    spec, model = random_model("mobilenet_v2", 16, (96, 128))
+    graph = onnx_from_model(model, spec)
+    name = "backbone.last.15.conv.1.0.weight"
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    weights *= 1.5
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, name))
+    with pytest.raises(PspnetError, match=r"first layer to differ is backbone\.last\.15\.conv\.1\.0,"):
+        prove(model, spec, graph, [])
 
 
 @pytest.mark.parametrize(
@@ -110,6 +174,7 @@ def test_one_altered_constant_fails_the_proof_and_leaves_no_file(
         (["--size", "90"], "HEIGHTxWIDTH"),
         (["--size", "40x96"], "smaller than the largest bin"),
         (["--fit", "squash"], "stretch, letterbox"),
+        (["--head", "naive"], "folded, fixed"),
     ],
 )
 def test_bad_settings_are_one_line(

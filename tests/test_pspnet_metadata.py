@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -107,3 +110,97 @@ def test_a_damaged_entry_is_refused():
         metadata.spec_from_model(model)
     with pytest.raises(PspnetError, match=r"pspnet\.proof is damaged"):
         metadata.extra(model, "proof")
+
+
+def net_with_weights(path):
+    """A model with 100 float weights in an initializer and 50 in a Constant node, both stored beside it in w.bin."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [10, 10], np.arange(100, dtype=np.float32).tobytes(), raw=True)
+    value = helper.make_tensor("c", TensorProto.INT64, [50], np.arange(50, dtype=np.int64).tobytes(), raw=True)
+    nodes = [helper.make_node("Constant", [], ["c"], value=value), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 10]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]), ir_version=8)
+    options = {"location": "w.bin", "size_threshold": 0, "convert_attribute": True}
+    onnx.save(model, path, save_as_external_data=True, **options)
+
+
+def test_external_data_is_read(tmp_path):
+    net_with_weights(tmp_path / "m.onnx")
+    stored = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert all(tensor.external_data for tensor in metadata.tensors_of(stored))
+    model = metadata.read_model(tmp_path / "m.onnx")
+    weight, constant = map(onnx.numpy_helper.to_array, metadata.tensors_of(model))
+    np.testing.assert_array_equal(weight, np.arange(100).reshape(10, 10))
+    np.testing.assert_array_equal(constant, np.arange(50))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "w.bin").rename(tmp_path / "sub" / "w.bin")
+    (tmp_path / "w.bin").symlink_to("sub/w.bin")  # a link that stays inside
+    assert metadata.read_model(tmp_path / "m.onnx") == model
+    sizes = [(tmp_path / name).stat().st_size for name in ("m.onnx", "sub/w.bin")]
+    assert metadata.stored_bytes(tmp_path / "m.onnx") == sum(sizes)
+
+
+def rewritten(path, **entries):
+    """Change entries of the first tensor's external data; None removes one."""
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(metadata.tensors_of(model))
+    kept = {entry.key: entry.value for entry in tensor.external_data} | entries
+    del tensor.external_data[:]
+    for key, value in kept.items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "../outside.bin"}, "no file inside its folder"),
+        ({"location": "sub/../../outside.bin"}, "no file inside its folder"),
+        ({"location": "link.bin"}, "no file inside its folder"),
+        ({"location": "linked/outside.bin"}, "no file inside its folder"),
+        ({"location": "{absolute}"}, "no file inside its folder"),
+        ({"location": "/etc/passwd"}, "no file inside its folder"),
+        ({"location": ""}, "no file inside its folder"),
+        ({"location": "w.bin\0"}, "no file inside its folder"),
+        ({"location": "gone.bin"}, "missing"),
+        ({"location": "pipe"}, "missing"),
+        ({"offset": "1000000"}, "cut short"),
+        ({"offset": "-1"}, "damaged"),
+        ({"length": "1e9"}, "damaged"),
+        ({"length": "396"}, "has 400 bytes, its external data 396"),
+    ],
+)
+def test_external_data_that_must_not_or_cannot_be_read(tmp_path, entries, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    net_with_weights(folder / "m.onnx")
+    (tmp_path / "outside.bin").write_bytes((folder / "w.bin").read_bytes())
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    (folder / "linked").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    rewritten(folder / "m.onnx", **{k: v.format(absolute=folder / "w.bin") for k, v in entries.items()})
+    with pytest.raises(PspnetError, match=message) as caught:
+        metadata.read_model(folder / "m.onnx")
+    assert "m.onnx" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("without_length", [False, True])
+def test_external_data_that_is_cut_short(tmp_path, without_length):
+    net_with_weights(tmp_path / "m.onnx")
+    if without_length:
+        rewritten(tmp_path / "m.onnx", length=None)
+    metadata.read_model(tmp_path / "m.onnx")
+    whole = (tmp_path / "w.bin").read_bytes()
+    for length in (0, 399, len(whole) - 1):
+        (tmp_path / "w.bin").write_bytes(whole[:length])
+        with pytest.raises(PspnetError, match=rf"which has {length}: it is cut short"):
+            metadata.read_model(tmp_path / "m.onnx")
+
+
+def test_carries_spec_tells_ours_from_others(tmp_path):
+    model = graph()
+    onnx.save(model, tmp_path / "m.onnx")
+    assert not metadata.carries_spec(tmp_path / "m.onnx")
+    metadata.attach_spec(model, SPEC)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert metadata.carries_spec(tmp_path / "m.onnx")

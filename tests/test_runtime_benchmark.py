@@ -41,7 +41,7 @@ def candidates(tmp_path: Path) -> tuple[list[Candidate], list[float]]:
     spec, _ = random_model("mobilenet_v2", 16, (96, 128))
     turns: list[float] = []
     made = []
-    for name, seconds in (("slow.onnx", 0.060), ("fast.onnx", 0.020)):
+    for name, seconds in (("slow.pt", 0.060), ("fast.pt", 0.020)):
         (tmp_path / name).write_bytes(b"x" * 1000)
         runner = SleepingRunner(spec, seconds, turns)
         made.append(Candidate(tmp_path / name, runner, CpuSegmenter(runner)))
