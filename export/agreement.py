@@ -56,14 +56,17 @@ class Agreement:
 
 
 def boundary_band(labels: np.ndarray, band: int) -> np.ndarray:
-    """(H, W) bool: pixels with another label in the square of `band` pixels around them."""
+    """(H, W) bool: pixels with two classes or more in the square of `band` pixels around them; 255 is no class."""
     window = np.ones((2 * band + 1, 2 * band + 1), np.uint8)
-    return cv2.dilate(labels, window) != cv2.erode(labels, window)
+    largest = cv2.dilate(np.where(labels == IGNORE, 0, labels).astype(np.uint8), window)
+    return largest > cv2.erode(labels, window)
 
 
 def percent(share: float | None, digits: int = 4) -> str:
-    """A share 0..1 in per cent, or a dash for None."""
-    return "-" if share is None else f"{100 * share:.{digits}f}"
+    """A share 0..1 in per cent, or a dash for None. Only a share of 1 reads as 100: rounding must not hide a flip."""
+    if share is None:
+        return "-"
+    return f"{100 * share if share == 1 else min(100 * share, 100 - 10**-digits):.{digits}f}"
 
 
 def _share(part: int, whole: int) -> float | None:

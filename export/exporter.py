@@ -34,7 +34,7 @@ OPSET = 18  # per-channel Q/DQ needs 13; the exporter's own opset is 18; TensorR
 
 
 class FixedNetwork(nn.Module):
-    """A trained PSPNet as a network for one input size; form: "folded" or "fixed", how the head is written.
+    """A trained PSPNet as a network for one input size; form: of the head, "folded", "fixed", or "naive", as trained.
 
     Pictures (N, H, W, 3) uint8 RGB -> logits (N, classes, h, w) and the head's input, features (N, C, h, w).
     """
@@ -48,8 +48,9 @@ class FixedNetwork(nn.Module):
         if form == "folded":
             self.head: nn.Module = FoldedHead(head, spec.map_size)
         else:
-            head.add_module("ppm", FixedPyramidPooling(head.ppm, spec.map_size))
             self.head = head
+            if form == "fixed":
+                head.add_module("ppm", FixedPyramidPooling(head.ppm, spec.map_size))
         # The mean is subtracted from the pixels, so that the convolution's zero padding stays the mean colour, as in
         # training; the division by std moves into its weights.
         first = next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))

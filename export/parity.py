@@ -72,8 +72,8 @@ def text_of(proof: dict[str, Any]) -> str:
         f"head error {proof['head_error']:.1e}, network error {proof['network_error']:.1e} of the largest logit",
         f"arg-max agreement {percent(agreement['overall'])} %, along edges {percent(agreement['boundary_band'])} %, "
         f"by class {', '.join(below) or f'100 in each of {len(shares)}'}",
-        f"{agreement['flips']} of {agreement['pixels']} cells differ, each within {proof['largest_gap_of_a_flip']:.1e} of "
-        "the largest logit of a tie",
+        f"{agreement['flips']} of {agreement['pixels']} cells differ, each within "
+        f"{proof['largest_gap_of_a_flip']:.1e} of the largest logit of a tie",
     ])  # fmt: skip
 
 

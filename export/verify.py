@@ -39,38 +39,67 @@ class Limits:
     def __post_init__(self) -> None:
         if self.max_miou_drop is not None and not 0 <= self.max_miou_drop <= 100:
             raise PspnetError(f"max-miou-drop is {self.max_miou_drop:g}: give points of mIoU from 0 to 100")
-        if self.min_agreement is not None and not 0 < self.min_agreement <= 100:
-            raise PspnetError(f"min-agreement is {self.min_agreement:g}: give per cent above 0 and up to 100")
+        if self.min_agreement is not None and not 1 < self.min_agreement <= 100:  # 0.99 was meant to be 99
+            raise PspnetError(f"min-agreement is {self.min_agreement:g}: give per cent above 1 and up to 100")
 
     def missed(self, report: dict[str, Any]) -> list[str]:
         """One line for each limit that the report does not keep; a figure that is no number keeps none."""
         lines = []
-        agreement, drop = 100 * report["agreement"]["overall"], report["miou_drop"]
+        pixels, flips, drop = report["agreement"]["pixels"], report["agreement"]["flips"], report["miou_drop"]
+        agreement = 100 * (pixels - flips) / pixels  # divided last, so that 57 of 100 keep a limit of 57
         if self.min_agreement is not None and not agreement >= self.min_agreement:
-            lines.append(f"agreement is {agreement:.4f} %, the limit is {self.min_agreement:g} %")
+            lines.append(
+                f"agreement is {percent(report['agreement']['overall'])} % ({flips} of {pixels} pixels differ), "
+                f"the limit is {self.min_agreement:.10g} %"
+            )
         if self.max_miou_drop is not None and not drop <= self.max_miou_drop:
-            lines.append(f"mIoU drops by {drop:.3f} points, the limit is {self.max_miou_drop:g}")
+            lines.append(f"mIoU drops by {drop:.6g} points, the limit is {self.max_miou_drop:.10g}")
         return lines
 
 
 class Pictures:
-    """What two artefacts are compared on: the pairs of a data set, or the pictures of a folder or frames of a clip."""
+    """What two artefacts are compared on: the pairs of a data set, or the pictures of a folder or frames of a clip.
+
+    hashes: SHA-256 of every file that has been read so far, by its place in `data`.
+    """
 
     def __init__(self, data: str | Path, dataset: str, split: str) -> None:
+        self.hashes: dict[str, str] = {}
         self.pairs: Dataset | None = None
-        if (Path(data) / "classes.json").is_file():
+        self._data = Path(data)
+        if (self._data / "classes.json").is_file():
             self.pairs = open_dataset(dataset, data, split)
-        elif not Path(data).exists():
+            self._length: int | None = len(self.pairs)
+        elif not self._data.exists():
             raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
-        self.name = f"{Path(data).name} {split}" if self.pairs else f"{Path(data).name} (without labels)"
-        self._data = data
+        elif dataset != "auto":
+            raise PspnetError(f"{data} has no classes.json, so it is no data set {dataset}: leave out --dataset")
+        else:
+            self._source = open_source(str(data))
+            self._length = self._source.length
 
     def __iter__(self) -> Iterator[Pair]:
+        return iter(tqdm(self._pairs(), desc="verify", unit="image", total=self._length, leave=False))
+
+    def protocol(self) -> dict[str, Any]:
+        """What figures must state: folder or clip, data set and split, None without labels; and the files read."""
+        name, split = (self.pairs.name, self.pairs.split) if self.pairs else (None, None)
+        return {"data": self._data.resolve().name, "dataset": name, "split": split, "files": self.hashes}
+
+    def _pairs(self) -> Iterator[Pair]:
         if self.pairs:
-            yield from map(self.pairs.read, range(len(self.pairs)))
+            for index, path in enumerate(self.pairs.images):
+                yield self.pairs.read(index)
+                self._note(path)
             return
-        with open_source(str(self._data)) as source:
-            yield from ((frame.bgr(), None) for frame in source)
+        for frame in self._source:
+            yield frame.bgr(), None
+            self._note(frame.path or self._data)
+
+    def _note(self, path: Path) -> None:
+        name = path.name if path == self._data else path.relative_to(self._data).as_posix()
+        if name not in self.hashes:
+            self.hashes[name] = sha256_of(path)
 
 
 def verify(
@@ -78,53 +107,59 @@ def verify(
 ) -> dict[str, Any]:
     """The report of B, the second runner, against A; writes the flip heat map, a PNG, to `heat_map`.
 
-    Labels are compared at the pictures' own size. "logits_error" is B's largest difference from A's logits over A's
-    largest magnitude, None where the two do not give logits of one shape.
+    Labels are compared at the pictures' own size; pixels that A gives no class are left out. "logits_error" is B's
+    largest difference from A's logits over A's largest magnitude, None where the two cannot be compared. PspnetError
+    where classes differ, where an artefact gives NaN, and where there is nothing to compare or to score.
     """
-    specs = [runner.spec for runner in runners]
-    if specs[0].class_names != specs[1].class_names:
-        raise PspnetError(
-            f"{paths[0]} knows the classes {', '.join(specs[0].class_names)}; {paths[1]} knows "
-            f"{', '.join(specs[1].class_names)}: only artefacts of the same classes in the same order can be compared"
-        )
+    _check_same_classes(runners, paths)
+    names = runners[0].spec.class_names
     if pictures.pairs:
-        check_classes(specs[0], pictures.pairs)
-    keeping = [KeepingRunner(runner) for runner in runners]
+        check_classes(runners[0].spec, pictures.pairs)
+    keeping = [KeepingRunner(runner, path) for runner, path in zip(runners, paths, strict=True)]
     segmenters = [CpuSegmenter(runner, fit) for runner in keeping]
-    agreement, matrices = Agreement(specs[0].class_names), [ConfusionMatrix(specs[0].classes) for _ in runners]
-    flips, logits_error, count = FlipMap(), 0.0, 0
-    for picture, target in tqdm(pictures, desc="verify", unit="image", leave=False):
+    agreement, matrices = Agreement(names), [ConfusionMatrix(len(names)) for _ in runners]
+    flips, logits_errors = FlipMap(), [0.0]
+    for picture, target in pictures:
         labels = [segmenter.labels(picture) for segmenter in segmenters]
         flips.add(picture, agreement.add(*labels))
-        logits_error = max(logits_error, _logits_error(keeping))
+        logits_errors.append(_logits_error(segmenters, keeping))
         if target is not None:
             for matrix, found in zip(matrices, labels, strict=True):
                 matrix.add(target, found)
-        count += 1
-    if not count:
-        raise PspnetError(f"{pictures.name} holds no picture: give a data set, a folder of pictures or a clip")
-    flips.write(heat_map)
-    scores = [matrix.scores(specs[0].class_names) if pictures.pairs else None for matrix in matrices]
+    figures, protocol = agreement.figures(), pictures.protocol() | {"images": flips.count}
+    if not figures["pixels"]:
+        raise PspnetError(f"{paths[0]} gives no pixel of {protocol['data']} a class: there is nothing to compare")
+    if pictures.pairs and not matrices[0].counts.any():
+        raise PspnetError(
+            f"no pixel of {protocol['data']} ({protocol['split']}) has a class: there is nothing to score"
+        )
+    flips.write(heat_map, f"{figures['flips']} of {figures['pixels']} pixels differ")
+    scores = [matrix.scores(names) if pictures.pairs else None for matrix in matrices]
     mious = [score["miou"] if score else math.nan for score in scores]
     return {
-        "kind": "verify", "data": pictures.name, "images": count, "labelled": bool(pictures.pairs),
+        "kind": "verify", "protocol": protocol,
         "artefacts": [_facts(*each) for each in zip(paths, runners, segmenters, scores, strict=True)],
-        "miou_drop": mious[0] - mious[1], "agreement": agreement.figures(),
-        "logits_error": None if math.isinf(logits_error) else logits_error, "heat_map": str(heat_map),
+        "miou_drop": mious[0] - mious[1], "agreement": figures,
+        "logits_error": max(logits_errors) if math.isfinite(max(logits_errors)) else None, "heat_map": str(heat_map),
     }  # fmt: skip
 
 
 class KeepingRunner(ClosingRunner):
-    """A runner whose last output can be looked at once more."""
+    """A runner whose last output can be looked at once more, and which refuses to give values that are no numbers."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, path: Path) -> None:
         self.spec, self.engine, self.precision, self.gives = runner.spec, runner.engine, runner.precision, runner.gives
         self.last = np.zeros(0, np.float32)
-        self._runner = runner
+        self._runner, self._path = runner, path
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """As the runner's own."""
         self.last = self._runner.infer(images)
+        if not np.isfinite(self.last).all():
+            raise PspnetError(
+                f"{self._path} gives logits that are NaN or infinite ({self.engine}, {self.precision}), so its labels "
+                "mean nothing. Export it again from a sound checkpoint"
+            )
         return self.last
 
 
@@ -149,47 +184,76 @@ class FlipMap:
         self._mean += sized[1]
         self.count += 1
 
-    def write(self, path: str | Path) -> None:
-        """PNG: the mean picture in grey; where labels flip, from dark red to white at the most frequent place."""
+    def write(self, path: str | Path, text: str) -> None:
+        """PNG: the mean picture in grey; where labels flip, from dark red to white at the most frequent place.
+
+        Below it a strip with `text`. Nothing is scaled: a pixel of the map is one of the first picture.
+        """
         share = self._sum / self.count
         most = float(share.max())
-        heat = np.sqrt(share / most) if most else share  # the square root keeps single flips visible
-        colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_HOT).astype(np.float32)
-        grey = cv2.cvtColor(self._mean / self.count * 0.6, cv2.COLOR_GRAY2BGR)
-        drawn = np.where(share[..., None] > 0, np.maximum(colours, 64), grey).astype(np.uint8)
-        strip = np.full((28, drawn.shape[1], 3), 24, np.uint8)
-        text = f"other label: {100 * float(share.mean()):.3f} % of pixels; most: {100 * most:.0f} % of {self.count}"
-        cv2.putText(strip, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
-        write_image(path, np.concatenate([drawn, strip]))
+        # The square root and the start away from black keep single flips visible among many pictures.
+        heat = 0.25 + 0.75 * np.sqrt(share / most) if most else share
+        colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_HOT)
+        grey = cv2.cvtColor((self._mean / self.count * 0.6).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+        drawn = np.where(share[..., None] > 0, colours, grey)
+        text = f"{text}; white: in {100 * most:.0f} % of {self.count} images"
+        needed = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 12
+        height, width = drawn.shape[:2]
+        canvas = np.full((height + 28, max(width, needed), 3), 24, np.uint8)
+        canvas[:height, :width] = drawn
+        cv2.putText(canvas, text, (6, height + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
+        write_image(path, canvas)
 
 
 def text_of(report: dict[str, Any]) -> str:
     """The report as lines to print."""
-    agreement = report["agreement"]
+    agreement, protocol, artefacts = report["agreement"], report["protocol"], report["artefacts"]
+    views = ["{}x{}, {}".format(*a["network_size"], a["fit"]) for a in artefacts]
     lines = [
-        f"{letter}  {a['artefact']} ({a['engine']}, {a['precision']})"
+        f"{letter}  {a['artefact']} ({a['engine']}, {a['precision']}; {view})"
         + (f"  mIoU {a['scores']['miou']:.3f}" if a["scores"] else "")
         + (f"  {a['nodes']} nodes" if "nodes" in a else "")
-        for letter, a in zip("AB", report["artefacts"], strict=True)
+        for letter, a, view in zip("AB", artefacts, views, strict=True)
     ]
+    if views[0] != views[1]:
+        lines.append(f"A and B do not see the pictures alike: {views[0]} against {views[1]}")
     lines.append(
-        f"{report['images']} images of {report['data']}: {100 * agreement['overall']:.4f} % of {agreement['pixels']} "
-        f"pixels agree, {percent(agreement['boundary_band'])} % within {agreement['band_px']} pixels of an edge"
+        f"{protocol['images']} images of {protocol['data']} ({protocol['split'] or 'without labels'}): "
+        f"{percent(agreement['overall'])} % of {agreement['pixels']} pixels agree, {agreement['flips']} differ; "
+        f"{percent(agreement['boundary_band'])} % agree within {agreement['band_px']} pixels of an edge"
     )
     if report["logits_error"] is not None:
         lines.append(f"logits differ by {report['logits_error']:.2e} of the largest")
-    if report["labelled"]:
+    scores = [a["scores"] for a in artefacts]
+    if all(scores):
         lines.append(f"mIoU drop from A to B: {report['miou_drop']:.3f} points")
-    lines += [f"{name:>16}  {percent(share):>8} %" for name, share in agreement["per_class"].items()]
+    lines.append(f"{'class of A':>16}  {'agreement':>10}" + ("   IoU of A       of B" if all(scores) else ""))
+    for name, share in agreement["per_class"].items():
+        ious = "".join(f"  {score['per_class'][name]['iou']:9.3f}" for score in scores if score)
+        lines.append(f"{name:>16}  {percent(share):>8} %{ious.replace('nan', '  -')}")
     return "\n".join(lines)
 
 
-def _logits_error(runners: list[KeepingRunner]) -> float:
+def _check_same_classes(runners: tuple[Runner, Runner], paths: tuple[Path, Path]) -> None:
+    names = [runner.spec.class_names for runner in runners]
+    if names[0] == names[1]:
+        return
+    index = next((i for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
+    first = [each[index] if index < len(each) else "nothing" for each in names]
+    raise PspnetError(
+        f"{paths[0]} knows {len(names[0])} classes, {paths[1]} knows {len(names[1])}; class {index} is {first[0]} and "
+        f"{first[1]}: give artefacts of the same classes in the same order"
+    )
+
+
+def _logits_error(segmenters: list[CpuSegmenter], runners: list[KeepingRunner]) -> float:
     """Of the last outputs: the largest difference over A's largest magnitude; infinite where they do not compare."""
-    a, b = runners[0].last, runners[1].last
-    if any(runner.gives != "logits" for runner in runners) or a.shape != b.shape:
+    a, b = (runner.last for runner in runners)
+    kinds = {getattr(runner.spec, "output_kind", "logits") for runner in runners}  # guests may give probabilities
+    views = {(segmenter.spec.input_size, segmenter.fit) for segmenter in segmenters}
+    if kinds != {"logits"} or len(views) > 1 or a.shape != b.shape:
         return math.inf
-    return float(np.abs(b - a).max() / np.abs(a).max())
+    return float(np.abs(b - a).max()) / max(float(np.abs(a).max()), float(np.finfo(np.float32).tiny))
 
 
 def _facts(path: Path, runner: Runner, segmenter: CpuSegmenter, scores: dict[str, Any] | None) -> dict[str, Any]:

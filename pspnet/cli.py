@@ -1,4 +1,4 @@
-"""The `pspnet` command line: the parser and the exit codes. Each verb's work is in pspnet.commands."""
+"""The `pspnet` command line: the parser and the exit codes. The verbs' work is in commands and artefact_commands."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parsed(arguments)
         check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
-        from pspnet import commands
+        from pspnet import artefact_commands, commands
 
-        code = getattr(commands, args.command)(args) or 0
+        module = artefact_commands if hasattr(artefact_commands, args.command) else commands
+        code = getattr(module, args.command)(args) or 0
         sys.stdout.flush()
         return code
     except PspnetError as error:
@@ -137,8 +138,8 @@ def _add_evaluate(verbs: argparse._SubParsersAction) -> None:
 
 def _add_export(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser("export", help="checkpoint to ONNX with fixed-size ops, proven equal")
-    verb.add_argument("checkpoint", help="best.pt")
-    verb.add_argument("-o", "--output", default="model.onnx", help="default model.onnx")
+    verb.add_argument("checkpoint", nargs="?", default=None, help="best.pt; only --sizes goes without one")
+    verb.add_argument("-o", "--output", default=None, help="default model.onnx")
     verb.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the checkpoint's)")
     verb.add_argument("--fp16", action="store_true", help="write NAME.fp16.onnx too, typed fp16 for TensorRT")
@@ -148,7 +149,12 @@ def _add_export(verbs: argparse._SubParsersAction) -> None:
     _add_data(verb, required=False)
     verb.add_argument("--split", default="val", help="whose images the proof uses beside seeded ones (default val)")
     verb.add_argument("--images", type=int, default=8, help="how many of them (default 8)")
-    verb.add_argument("--json", help="write the proof here too")
+    verb.add_argument(
+        "--sizes", nargs="?", const="360x480,473x473,512x1024,713x713,720x960,720x1280,1024x2048", default=None,
+        help="print what inputs of HxW,HxW,... cost (without a value: seven common sizes); no ONNX file is written",
+    )  # fmt: skip
+    verb.add_argument("--cameras", default=None, help="HxW,HxW,... for --sizes (default: four common ones)")
+    verb.add_argument("--json", help="write the proof, or what --sizes prints, here too")
 
 
 def _add_verify(verbs: argparse._SubParsersAction) -> None:

@@ -1,4 +1,4 @@
-"""What each verb of the command line does; everything heavy is imported inside the verb."""
+"""What the verbs do that train, score, run and report; everything heavy is imported inside the verb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pspnet.errors import PspnetError
-from pspnet.files import check_outputs, write_json
+from pspnet.files import write_json
 from pspnet.recipe import TrainConfig
 from pspnet.spec import size_from_text
 
@@ -79,81 +79,6 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     if args.json:
         write_json(args.json, scores)
-
-
-def export(args: argparse.Namespace) -> None:
-    """Write a proven ONNX file."""
-    from export import half_parity
-    from export.exporter import export as write
-    from export.exporter import half_path
-    from export.parity import text_of
-    from pspnet.dataset import open_dataset
-
-    _check_onnx_name(args.output)
-    if args.images < 0:
-        raise PspnetError(f"images is {args.images}: give --images 0 or more")
-    pictures: list[Path] = []
-    if args.data:
-        pictures = list(open_dataset(args.dataset, args.data, args.split).images[: args.images])
-    size = size_from_text(args.size) if args.size else None
-    if args.fp16:
-        check_outputs([args.checkpoint], [args.output, half_path(args.output), *filter(None, [args.json])])
-    proof = write(args.checkpoint, args.output, size, args.fit, pictures, args.head, args.fp16)
-    print(f"{args.output}: {text_of(proof)}")
-    if args.fp16:
-        print(f"{half_path(args.output)}: {half_parity.text_of(proof['fp16'])}")
-    if args.json:
-        write_json(args.json, proof)
-
-
-def verify(args: argparse.Namespace) -> int:
-    """Compare two artefacts on the same pictures; 1 where a limit is missed."""
-    from export.verify import Limits, Pictures, text_of
-    from export.verify import verify as compare
-    from runtime.runner import open_runner
-
-    limits, pictures = Limits(args.max_miou_drop, args.min_agreement), Pictures(args.data, args.dataset, args.split)
-    if args.max_miou_drop is not None and not pictures.pairs:
-        raise PspnetError(f"{args.data} has no labels, so there is no mIoU: leave out --max-miou-drop")
-    if Path(args.output).suffix != ".png":
-        raise PspnetError(f"heat map {args.output} must end in .png. Change -o")
-    engines = args.engine.split(",")
-    if len(engines) > 2:
-        raise PspnetError(f"engine is {args.engine!r}: give one for both artefacts or two with a comma")
-    with (
-        open_runner(args.artefacts[0], engines[0], args.threads) as a,
-        open_runner(args.artefacts[1], engines[-1], args.threads) as b,
-    ):
-        paths = Path(args.artefacts[0]), Path(args.artefacts[1])
-        report = compare((a, b), paths, pictures, args.fit, args.output)
-    report["missed"] = limits.missed(report)
-    print(f"{text_of(report)}\nheat map of the differences: {args.output}")
-    if args.json:
-        write_json(args.json, report)
-    for line in report["missed"]:
-        print(f"pspnet: {line}", file=sys.stderr)
-    return 1 if report["missed"] else 0
-
-
-def calibrate(args: argparse.Namespace) -> None:
-    """Write an INT8 file and its table."""
-    from calibration.calibrate import calibrate as write
-
-    model = Path(args.model)
-    if not model.is_file():
-        raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
-    output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
-    _check_onnx_name(output)
-    check_outputs([model], [output, output.with_suffix(".json"), *filter(None, [args.json])])
-    summary = write(
-        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
-    )
-    print(
-        f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
-        f"{summary['method']} on {summary['images']} images of {summary['source']}; table {output.with_suffix('.json')}"
-    )
-    if args.json:
-        write_json(args.json, summary)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -263,11 +188,6 @@ def doctor(args: argparse.Namespace) -> None:
     print(examine.report(lines))
     if args.json:
         write_json(args.json, {"machine": examine.machine(), "checks": [dataclasses.asdict(line) for line in lines]})
-
-
-def _check_onnx_name(output: str | Path) -> None:
-    if Path(output).suffix != ".onnx":
-        raise PspnetError(f"output {output} must end in .onnx, by which every command knows what it is. Change -o")
 
 
 def _bins(text: str) -> tuple[int, ...]:

@@ -51,13 +51,13 @@ class OpenVinoRunner(ClosingRunner):
 
 
 def infer_from_file(
-    path: str | Path, threads: int, input_name: str, shape: tuple[int, ...], output_name: str
+    path: str | Path, threads: int, input_name: str, shape: tuple[int, ...], output_name: str, bf16: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The network of any ONNX file as a function of its input, of `shape`; PspnetError where it cannot be loaded.
 
     The result is the engine's own memory, valid until the next call.
     """
-    request = _compiled(path, input_name, shape, threads).create_infer_request()
+    request = _compiled(path, input_name, shape, threads, bf16).create_infer_request()
 
     def infer(images: np.ndarray) -> np.ndarray:
         request.infer({input_name: images}, share_inputs=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pspnet import commands
+from pspnet import artefact_commands, commands
 from pspnet.cli import explain_missing, main, parser
 from tests.nets import ROOT
 
-VERBS = ["train", "evaluate", "export", "calibrate", "run", "bench", "report", "inspect", "doctor", "demo"]
+VERBS = ["train", "evaluate", "export", "verify", "calibrate", "run", "bench", "report", "inspect", "doctor", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -20,7 +20,7 @@ def test_every_verb_has_help_and_a_handler(verb: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as exit:
         parser().parse_args([verb, "--help"])
     assert exit.value.code == 0 and verb in capsys.readouterr().out
-    assert callable(getattr(commands, verb))
+    assert [callable(getattr(module, verb, None)) for module in (commands, artefact_commands)].count(True) == 1
 
 
 def test_user_errors_are_one_line_and_exit_2(capsys: pytest.CaptureFixture) -> None:

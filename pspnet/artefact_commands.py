@@ -1,0 +1,120 @@
+"""What the verbs do that write or compare artefacts; everything heavy is imported inside the verb."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from pspnet.errors import PspnetError
+from pspnet.files import check_outputs, write_json
+from pspnet.spec import size_from_text
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a proven ONNX file, or print the costs of --sizes."""
+    if args.sizes is not None or args.cameras is not None:
+        from export.sizes import print_sizes
+
+        return print_sizes(args)
+    from export import half_parity
+    from export.exporter import export as write
+    from export.exporter import half_path
+    from export.parity import text_of
+    from pspnet.dataset import open_dataset
+
+    if not args.checkpoint:
+        raise PspnetError("export needs a checkpoint: pspnet export best.pt (only --sizes goes without one)")
+    output = args.output or "model.onnx"
+    _check_onnx_name(output)
+    if args.images < 0:
+        raise PspnetError(f"images is {args.images}: give --images 0 or more")
+    pictures: list[Path] = []
+    if args.data:
+        pictures = list(open_dataset(args.dataset, args.data, args.split).images[: args.images])
+    size = size_from_text(args.size) if args.size else None
+    written = [output, half_path(output)] if args.fp16 else [output]
+    check_outputs([args.checkpoint], [*written, *filter(None, [args.json])])
+    proof = write(args.checkpoint, output, size, args.fit, pictures, args.head, args.fp16)
+    print(f"{output}: {text_of(proof)}")
+    if args.fp16:
+        print(f"{half_path(output)}: {half_parity.text_of(proof['fp16'])}")
+    if args.json:
+        write_json(args.json, proof)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare two artefacts on the same pictures; 1 where a limit is missed."""
+    from export.verify import Limits, Pictures, text_of
+    from export.verify import verify as compare
+    from runtime.runner import open_runner
+
+    limits, pictures = Limits(args.max_miou_drop, args.min_agreement), Pictures(args.data, args.dataset, args.split)
+    if args.max_miou_drop is not None and not pictures.pairs:
+        raise PspnetError(f"{args.data} has no labels, so there is no mIoU: leave out --max-miou-drop")
+    if Path(args.output).suffix != ".png":
+        raise PspnetError(f"heat map {args.output} must end in .png. Change -o")
+    check_outputs([args.data], filter(None, [args.output, args.json]))
+    if Path(args.data).resolve() in Path(args.output).resolve().parents:
+        raise PspnetError(f"heat map {args.output} lies in {args.data}, whose pictures are read: give another -o")
+    paths = Path(args.artefacts[0]), Path(args.artefacts[1])
+    engines = _engines(args.engine, paths)
+    with (
+        open_runner(paths[0], engines[0], args.threads) as a,
+        open_runner(paths[1], engines[1], args.threads) as b,
+    ):
+        report = compare((a, b), paths, pictures, args.fit, args.output)
+    report |= {"limits": dataclasses.asdict(limits), "missed": limits.missed(report)}
+    if args.json:
+        write_json(args.json, report)
+    _say(f"{text_of(report)}\nheat map of the differences: {args.output}")
+    for line in report["missed"]:
+        print(f"pspnet: {line}", file=sys.stderr)
+    return 1 if report["missed"] else 0
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Write an INT8 file and its table."""
+    from calibration.calibrate import calibrate as write
+
+    model = Path(args.model)
+    if not model.is_file():
+        raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
+    output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
+    _check_onnx_name(output)
+    check_outputs([model], [output, output.with_suffix(".json"), *filter(None, [args.json])])
+    summary = write(
+        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
+    )
+    print(
+        f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
+        f"{summary['method']} on {summary['images']} images of {summary['source']}; table {output.with_suffix('.json')}"
+    )
+    if args.json:
+        write_json(args.json, summary)
+
+
+def _check_onnx_name(output: str | Path) -> None:
+    if Path(output).suffix != ".onnx":
+        raise PspnetError(f"output {output} must end in .onnx, by which every command knows what it is. Change -o")
+
+
+def _engines(text: str, paths: tuple[Path, Path]) -> list[str]:
+    """An engine for each of two artefacts; one name is for both, but a checkpoint beside an ONNX file has torch."""
+    engines = text.split(",")
+    if len(engines) > 2:
+        raise PspnetError(f"engine is {text!r}: give one for both artefacts or two with a comma")
+    kinds = [path.suffix for path in paths]
+    if len(engines) == 1 and sorted(kinds) == [".onnx", ".pt"]:
+        return ["auto" if kind == ".pt" else text for kind in kinds]
+    return [engines[0], engines[-1]]
+
+
+def _say(text: str) -> None:
+    """Print, and go on where the reader has left: the exit code must still tell whether a limit was missed."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
