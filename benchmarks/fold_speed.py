@@ -47,6 +47,7 @@ def main() -> int:
     options.add_argument("--backbones", default="resnet18,resnet50", help="with commas")
     options.add_argument("--size", default="512x1024", help="HxW of the network's input")
     options.add_argument("--output-stride", type=int, default=8)
+    options.add_argument("--engines", default="ort fp32,openvino fp32,openvino bf16", help="those that the CPU has")
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--json", help="write the figures here")
@@ -79,7 +80,7 @@ def measured(backbone: str, args: argparse.Namespace) -> Iterator[dict[str, Any]
             paths = {form: Path(folder) / f"{part}.{form}.onnx" for form in forms}
             for form, path in paths.items():
                 onnx.save(forms[form], path)
-            for engine in engines():
+            for engine in (name for name in engines() if name in args.engines.split(",")):
                 candidates = {form: opened(engine, path, args.threads, name, data) for form, path in paths.items()}
                 figures = timed(candidates, data, args.rounds, f"{backbone} {part} {engine}")
                 nodes = {form: len(graph.graph.node) for form, graph in forms.items()}

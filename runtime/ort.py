@@ -69,6 +69,8 @@ def _session(source: str | bytes, threads: int, in_order: bool = False) -> onnxr
     options.log_severity_level = 3
     # Otherwise ONNX Runtime turns Conv without ReLU into QLinearConv with its own rounding, which no target repeats.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # Otherwise the threads go on spinning after a run and take the cores from whatever comes next, labels above all.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises several types without a common base
