@@ -231,4 +231,4 @@ def test_evaluate_refuses_labels_from_an_overflow(
     capsys.readouterr()
     assert main(["evaluate", str(path), "--data", str(CAMVID), "--split", "test"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "large.fp16.onnx overflows: conv2d" in message and "float16 ends at 65504" in message
+    assert "large.fp16.onnx overflows: head.bottleneck reaches" in message and "float16 ends at 65504" in message
