@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pspnet import artefact_commands, commands
+from pspnet import artefact_commands, commands, training_commands
 from pspnet.cli import explain_missing, main, parser
 from tests.nets import ROOT
 
@@ -20,7 +20,8 @@ def test_every_verb_has_help_and_a_handler(verb: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as exit:
         parser().parse_args([verb, "--help"])
     assert exit.value.code == 0 and verb in capsys.readouterr().out
-    assert [callable(getattr(module, verb, None)) for module in (commands, artefact_commands)].count(True) == 1
+    modules = (commands, artefact_commands, training_commands)
+    assert [callable(getattr(module, verb, None)) for module in modules].count(True) == 1
 
 
 def test_user_errors_are_one_line_and_exit_2(capsys: pytest.CaptureFixture) -> None:

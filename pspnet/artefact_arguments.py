@@ -1,0 +1,127 @@
+"""Arguments of the verbs that export, calibrate, compare, run and report."""
+
+from __future__ import annotations
+
+import argparse
+
+from pspnet.shared_arguments import add_data, add_engine
+
+
+def add_export(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet export`."""
+    verb = verbs.add_parser("export", help="checkpoint to ONNX with fixed-size ops, proven equal")
+    verb.add_argument("checkpoint", nargs="?", default=None, help="best.pt; only --sizes goes without one")
+    verb.add_argument("-o", "--output", default=None, help="default model.onnx")
+    verb.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the checkpoint's)")
+    verb.add_argument("--fp16", action="store_true", help="write NAME.fp16.onnx too, typed fp16 for TensorRT")
+    verb.add_argument(
+        "--head", default="folded", help="folded (default) or fixed: the form of the pyramid and bottleneck"
+    )
+    add_data(verb, required=False)
+    verb.add_argument("--split", default="val", help="whose images the proof uses beside seeded ones (default val)")
+    verb.add_argument("--images", type=int, default=8, help="how many of them (default 8)")
+    verb.add_argument(
+        "--sizes", nargs="?", const="360x480,473x473,512x1024,713x713,720x960,720x1280,1024x2048", default=None,
+        help="print what inputs of HxW,HxW,... cost (without a value: seven common sizes); no ONNX file is written",
+    )  # fmt: skip
+    verb.add_argument("--cameras", default=None, help="HxW,HxW,... for --sizes (default: four common ones)")
+    verb.add_argument("--json", help="write the proof, or what --sizes prints, here too")
+
+
+def add_verify(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet verify`."""
+    verb = verbs.add_parser(
+        "verify", help="B against A on the same pictures: agreement, mIoU of both, where they differ"
+    )
+    verb.add_argument(
+        "artefacts", nargs=2, metavar="ARTEFACT", help="A, the reference, and B: best.pt, model.onnx, ..."
+    )
+    verb.add_argument("--data", required=True, help="a data set, or, without mIoU, a folder of pictures or a clip")
+    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
+    verb.add_argument("--split", default="val", help="of a data set: train, val (default), test or all")
+    verb.add_argument("--max-miou-drop", type=float, default=None, help="exit with 1 where B loses more points of mIoU")
+    verb.add_argument("--min-agreement", type=float, default=None, help="exit with 1 where less %% of pixels agree")
+    add_engine(verb, "; two with a comma: A's and B's")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: each model's)")
+    verb.add_argument("-o", "--output", default="flips.png", help="heat map of the differences (default flips.png)")
+    verb.add_argument("--json", help="write the report here too")
+
+
+def add_calibrate(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet calibrate`."""
+    verb = verbs.add_parser("calibrate", help="ONNX to INT8 with explicit Q/DQ, and the table beside it")
+    verb.add_argument("model", help="model.onnx of `pspnet export`")
+    verb.add_argument("-o", "--output", default=None, help="default: the model's name with .int8.onnx")
+    verb.add_argument("--data", required=True, help="a data set, a folder of pictures or a clip; labels are not used")
+    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
+    verb.add_argument("--split", default="train", help="of a data set (default train)")
+    verb.add_argument("--images", type=int, default=64, help="how many, evenly spread (default 64)")
+    verb.add_argument("--method", default="percentile", help="percentile (default) or minmax")
+    verb.add_argument(
+        "--percentile", type=float, default=99.99, help="share of values kept, in per cent (default 99.99)"
+    )
+    verb.add_argument("--force", action="store_true", help="allow images of a test split")
+    verb.add_argument("--json", help="write the summary here too")
+
+
+def add_run(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet run`."""
+    verb = verbs.add_parser("run", help="labels of a photo, a folder, a clip or a USB camera")
+    verb.add_argument("artefact", help="best.pt or model.onnx")
+    kinds = "photo, folder, clip or v4l2:///dev/video0?width=&height=&fps=&format=mjpg|yuyv"
+    verb.add_argument("sources", nargs="+", metavar="SOURCE", help=kinds)
+    verb.add_argument("-o", "--output", default=None, help="folder for pictures and label PNGs, a `folder` data set")
+    verb.add_argument("--video", default=None, help="NAME.webm: the labels over the picture, with a legend")
+    verb.add_argument("--alpha", type=float, default=0.5, help="of the colours in --video, 0 to 1 (default 0.5)")
+    verb.add_argument("--jsonl", default=None, help="one JSON line per frame: times and class areas")
+    add_engine(verb)
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
+    verb.add_argument("--region", default=None, help="HxW+TOP+LEFT in camera pixels that the network looks at")
+    verb.add_argument("--realtime", action="store_true", help="play a clip at its frame rate")
+    verb.add_argument("--limit", type=int, default=None, help="stop after so many frames; a camera needs it")
+    verb.add_argument("--json", help="write frames, FPS and times here")
+
+
+def add_bench(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet bench`."""
+    verb = verbs.add_parser("bench", help="FPS, times per stage and mIoU of several artefacts in one interleaved run")
+    verb.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help="best.pt, model.onnx, model.int8.onnx, ...")
+    add_engine(verb)
+    verb.add_argument(
+        "--source", default=None, help="clip, folder or photo for the times (default: the split's images)"
+    )
+    add_data(verb, required=False)
+    verb.add_argument("--split", default="val", help="of the data set, for mIoU (default val)")
+    verb.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    verb.add_argument("--frames", type=int, default=30, help="frames per round (default 30)")
+    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
+    verb.add_argument("--pictures", type=int, default=0, help="overlays to write beside --json (default 0)")
+    verb.add_argument("--json", help="write the figures here, for `pspnet report`")
+
+
+def add_demo(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet demo`."""
+    verb = verbs.add_parser("demo", help="the whole road on real driving images: runs/demo/report.html")
+    verb.add_argument("-o", "--output", default="runs/demo", help="folder for everything (default runs/demo)")
+
+
+def add_report(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet report`."""
+    verb = verbs.add_parser("report", help="what bench measured as one HTML page with table, plot and overlays")
+    verb.add_argument("benches", nargs="+", metavar="BENCH.json", help="of `pspnet bench --json`; several are joined")
+    verb.add_argument("-o", "--output", default="report.html", help="default report.html")
+
+
+def add_inspect(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet inspect`."""
+    verb = verbs.add_parser("inspect", help="what an artefact says about itself")
+    verb.add_argument("artefact", help="best.pt, model.onnx, a calibration table or a bench file (.json)")
+    verb.add_argument("--target", help="lint an ONNX file for tensorrt-10.3, tensorrt-11, openvino or ort")
+    verb.add_argument("--json", help="write it here too, with nothing left out")
+
+
+def add_doctor(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet doctor`."""
+    verb = verbs.add_parser("doctor", help="what this machine can do, and what each command lacks here")
+    verb.add_argument("--json", help="write it here too")
