@@ -25,13 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
-from pspnet.geometry import Geometry
+from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
 from pspnet.spec import size_from_text
 from runtime import labels
 from runtime.bench_report import stamped
 from runtime.runner import open_runner
-from runtime.segmenter import network_input
 
 Labels = Callable[[], np.ndarray]
 ROUNDS, CALLS = 9, 10  # a round times every candidate in turn, the median of this many calls each

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pspnet.dataset import list_images, open_dataset
+from pspnet.dataset import is_dataset, list_images, open_dataset
 from pspnet.errors import PspnetError
-from pspnet.geometry import Geometry
+from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
 from pspnet.spec import ModelSpec
-from runtime.segmenter import network_input
 from runtime.source import open_source
 
 FEWEST = 4  # below this a range is an accident of the choice of pictures
@@ -33,13 +32,13 @@ def calibration_images(
 ) -> CalibrationImages:
     """Up to `count` pictures of `data`, evenly spread by name or time, as the network would see them.
 
-    data: a labelled data set (with classes.json; `split` chooses the part), a folder of pictures, or a clip; labels are
+    data: a labelled data set (`split` chooses the part), a folder of pictures, or a clip; labels are
     not used. Pictures of a test split are refused unless `force`: ranges fitted to them would flatter the score.
     """
     data = Path(data)
     if count < FEWEST:
         raise PspnetError(f"{count} calibration images are too few: give --images {FEWEST} or more")
-    if (data / "classes.json").is_file():
+    if is_dataset(data):
         paths = list(open_dataset(dataset, data, split).images)
         source = f"{data.name} {split}"
     else:
@@ -70,7 +69,9 @@ def _unlabelled(data: Path) -> list[Path]:
     if not data.is_dir():
         raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
     if not (paths := list_images(data)):
-        raise PspnetError(f"{data} holds neither pictures nor classes.json: give a data set or a folder of pictures")
+        raise PspnetError(
+            f"{data} holds neither pictures nor a data set in a known layout (docs/datasets.md): give one of the two"
+        )
     return paths
 
 

@@ -4,8 +4,9 @@
 2. Nothing between Conv, activation and Add: they fuse into one INT8 kernel.
 3. Of a residual Add, the shortcut only.
 4. Concat carries one scale: Q/DQ follows it and none precedes it.
-5. In float stay the classifier, whose logits decide near-ties, the 1x1 convolutions on the bins' few cells, the
-   pyramid's matrix products, which pool over the whole map, and their sum with the bottleneck.
+5. In float stay the classifier, whose logits decide near-ties, the 1x1 convolutions on the bins' few cells and on the
+   one cell of a squeeze-and-excitation, the pyramid's matrix products, which pool over the whole map, and their sum
+   with the bottleneck.
 """
 
 from __future__ import annotations

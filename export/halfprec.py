@@ -23,10 +23,10 @@ TYPED = {"fp32": "fp16", "int8": "int8.fp16"}
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 SUFFIX: dict[int, str] = {FLOAT: "fp32", HALF: "fp16"}
 IN_HALF = {
-    "Add", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "MatMul", "MaxPool", "Mul", "QuantizeLinear", "Relu",
-    "Resize", "Sub",
+    "Add", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "HardSigmoid", "HardSwish", "MatMul", "MaxPool", "Mul",
+    "QuantizeLinear", "Relu", "Resize", "Sub",
 }  # fmt: skip
-IN_FLOAT = {"AveragePool"}
+IN_FLOAT = {"AveragePool", "ReduceMean"}
 MOVING = {"Reshape", "Transpose"}  # of the type that they are given
 FLOAT_INPUTS = {"Resize": (1, 2)}  # region and scales: sizes of maps, float32 in every opset
 

@@ -16,12 +16,11 @@ from export.agreement import Agreement, percent
 from export.differ import first_difference
 from pspnet.errors import PspnetError
 from pspnet.files import sha256_of
-from pspnet.geometry import Geometry
+from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
 from runtime.ort import session_from_model
-from runtime.segmenter import network_input
 
 SEEDED_PICTURES = 2
 HEAD_LIMIT = 1e-5  # of max |logits|: float32 sums of a few thousand products in another order

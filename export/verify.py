@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from export.agreement import Agreement, percent
-from pspnet.dataset import Dataset, open_dataset
+from pspnet.dataset import Dataset, is_dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes
 from pspnet.files import sha256_of
@@ -67,13 +67,15 @@ class Pictures:
         self.hashes: dict[str, str] = {}
         self.pairs: Dataset | None = None
         self._data = Path(data)
-        if (self._data / "classes.json").is_file():
+        if is_dataset(self._data):
             self.pairs = open_dataset(dataset, data, split)
             self._length: int | None = len(self.pairs)
         elif not self._data.exists():
             raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
         elif dataset != "auto":
-            raise PspnetError(f"{data} has no classes.json, so it is no data set {dataset}: leave out --dataset")
+            raise PspnetError(
+                f"{data} is no data set in a known layout (docs/datasets.md): leave out --dataset {dataset}"
+            )
         else:
             self._source = open_source(str(data))
             self._length = self._source.length
@@ -97,7 +99,8 @@ class Pictures:
             self._note(frame.path or self._data)
 
     def _note(self, path: Path) -> None:
-        name = path.name if path == self._data else path.relative_to(self._data).as_posix()
+        root = self.pairs.root if self.pairs else self._data
+        name = path.relative_to(root).as_posix() if path != root and path.is_relative_to(root) else path.name
         if name not in self.hashes:
             self.hashes[name] = sha256_of(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pspnet.shared_arguments import add_data, add_engine
+from pspnet.shared_arguments import DATASETS, add_data, add_engine
 
 
 def add_export(verbs: argparse._SubParsersAction) -> None:
@@ -38,7 +38,7 @@ def add_verify(verbs: argparse._SubParsersAction) -> None:
         "artefacts", nargs=2, metavar="ARTEFACT", help="A, the reference, and B: best.pt, model.onnx, ..."
     )
     verb.add_argument("--data", required=True, help="a data set, or, without mIoU, a folder of pictures or a clip")
-    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
+    verb.add_argument("--dataset", default="auto", help=f"{DATASETS}, where DATA is a data set")
     verb.add_argument("--split", default="val", help="of a data set: train, val (default), test or all")
     verb.add_argument("--max-miou-drop", type=float, default=None, help="exit with 1 where B loses more points of mIoU")
     verb.add_argument("--min-agreement", type=float, default=None, help="exit with 1 where less %% of pixels agree")
@@ -54,7 +54,7 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("model", help="model.onnx of `pspnet export`")
     verb.add_argument("-o", "--output", default=None, help="default: the model's name with .int8.onnx")
     verb.add_argument("--data", required=True, help="a data set, a folder of pictures or a clip; labels are not used")
-    verb.add_argument("--dataset", default="auto", help="auto (default), camvid11 or folder, where DATA is a data set")
+    verb.add_argument("--dataset", default="auto", help=f"{DATASETS}, where DATA is a data set")
     verb.add_argument("--split", default="train", help="of a data set (default train)")
     verb.add_argument("--images", type=int, default=64, help="how many, evenly spread (default 64)")
     verb.add_argument("--method", default="percentile", help="percentile (default) or minmax")
@@ -123,5 +123,8 @@ def add_inspect(verbs: argparse._SubParsersAction) -> None:
 
 def add_doctor(verbs: argparse._SubParsersAction) -> None:
     """`pspnet doctor`."""
-    verb = verbs.add_parser("doctor", help="what this machine can do, and what each command lacks here")
+    verb = verbs.add_parser("doctor", help="what this machine can do; with --data, what a data set holds")
+    add_data(verb, required=False)
+    verb.add_argument("-o", "--output", default=None, help="overlays of DATA: a PNG or its folder (default doctor.png)")
+    verb.add_argument("--pictures", type=int, default=12, help="how many overlays (default 12)")
     verb.add_argument("--json", help="write it here too")

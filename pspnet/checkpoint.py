@@ -45,7 +45,13 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
             f"{path} is a PyTorch file of another kind: a checkpoint of `pspnet train` is needed "
             "(ImageNet weights go to `pspnet train --weights FILE`)"
         )
+    raw["model"] = {_current_name(name): tensor for name, tensor in raw["model"].items()}
     return ModelSpec.from_json(raw["spec"]), raw
+
+
+def _current_name(name: str) -> str:
+    """Checkpoints from before there were several aux heads call the one on stage 3 "aux_head"."""
+    return f"aux_heads.3.{name.removeprefix('aux_head.')}" if name.startswith("aux_head.") else name
 
 
 def _is_state(value: Any) -> bool:

@@ -16,14 +16,14 @@ from pspnet.errors import PspnetError
 from pspnet.files import check_outputs
 
 EXTRAS = {
-    "torch": "train", "torchvision": "train", "matplotlib": "train", "onnxscript": "export", "onnxsim": "export",
-    "openvino": "cpu", "onnxruntime": "cpu", "cv2": "opencv",
+    "torch": "train", "torchvision": "train", "torch_pruning": "train", "matplotlib": "train", "onnxscript": "export",
+    "onnxsim": "export", "openvino": "cpu", "onnxruntime": "cpu", "cv2": "opencv",
 }  # fmt: skip
 """Module -> the extra that brings it."""
 
 
-INPUTS = ("artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches")
-OUTPUTS = ("output", "video", "jsonl", "json")
+INPUTS = ("artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher")
+OUTPUTS = ("output", "video", "jsonl", "json", "confusion", "save")
 """Arguments that name files which a command reads and writes."""
 
 
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parsed(arguments)
         check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
-        from pspnet import artefact_commands, commands, training_commands
+        from pspnet import artefact_commands, commands, compression_commands, training_commands
 
-        modules = (training_commands, artefact_commands, commands)
+        modules = (training_commands, compression_commands, artefact_commands, commands)
         code = next(getattr(m, args.command) for m in modules if hasattr(m, args.command))(args) or 0
         sys.stdout.flush()
         return code
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     training_arguments.add_train(verbs)
     training_arguments.add_evaluate(verbs)
+    training_arguments.add_prune(verbs)
     artefact_arguments.add_export(verbs)
     artefact_arguments.add_verify(verbs)
     artefact_arguments.add_calibrate(verbs)

@@ -110,10 +110,35 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
-    """Print what this machine can do; a missing library is a finding, not a failure."""
+    """Print what this machine can do, where a missing library is no failure, or with --data what a data set holds."""
     from pspnet import doctor as examine
 
+    if args.data:
+        return _doctor_data(args)
+    if args.output or args.dataset != "auto":
+        raise PspnetError("-o and --dataset are for a data set: give --data DIR too")
     lines = examine.checks()
     print(examine.report(lines))
     if args.json:
         write_json(args.json, {"machine": examine.machine(), "checks": [dataclasses.asdict(line) for line in lines]})
+
+
+def _doctor_data(args: argparse.Namespace) -> None:
+    from pspnet.dataset_page import contact_sheet
+    from pspnet.doctor_data import examine, facts_of, text_of
+    from pspnet.image import write_image
+    from runtime.overlay import blend, legend
+
+    if args.pictures < 1:
+        raise PspnetError(f"pictures is {args.pictures}: give --pictures 1 or more")
+    page = Path(args.output or "doctor.png")
+    page = page if page.suffix and not page.is_dir() else page / "doctor.png"
+    report = examine(args.dataset, args.data)
+    print(text_of(report))
+    if args.json:
+        write_json(args.json, facts_of(report))
+    if (sheet := contact_sheet(report, args.pictures, blend, legend)) is not None:
+        write_image(page, sheet)
+        print(f"overlays: {page}")
+    if faults := report.faults():
+        raise PspnetError(f"{args.data}: {faults} finding(s) must be fixed: see the lines that begin with fault")

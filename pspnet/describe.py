@@ -120,6 +120,8 @@ def _spec(spec: ModelSpec | GuestSpec) -> Facts:
     names, colours = facts.pop("class_names"), facts.pop("palette")
     if isinstance(spec, ModelSpec):
         facts["map_size"] = spec.map_size
+        if not spec.has_stems:
+            del facts["stem"]
     return {**facts, "classes": dict(zip(names, colours, strict=True))}
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from pspnet.errors import PspnetError
-from pspnet.spec import FITS
+from pspnet.spec import FITS, NetworkSpec
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,25 @@ class Geometry:
         (sy, ty), (sx, tx) = self.axis_maps
         return (y - ty) / sy, (x - tx) / sx
 
+    def logit_positions(
+        self, cells: tuple[int, int], align_corners: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For the rows, then the columns of the camera: (position, seen) of every pixel, both (pixels,).
+
+        cells: (height, width) of the logits. position: float64 index of the pixel's centre among the logits, as
+        PyTorch's interpolate defines it, clipped to them. seen: whether the network looked at the pixel.
+        """
+        positions = []
+        for axis, (scale, shift) in enumerate(self.axis_maps):
+            network, start, length = self.network_size[axis], self.view[axis], self.view[axis + 2]
+            to_cells, offset = direct_map(network, cells[axis], align_corners)
+            index = np.arange(self.camera_size[axis])
+            centre = (index + 0.5) * scale + shift  # in the network's picture
+            position = np.clip((centre - 0.5) * to_cells + offset, 0, cells[axis] - 1)
+            seen = (index >= start) & (index < start + length) & (centre >= 0) & (centre <= network)
+            positions.append((position, seen))
+        return positions
+
     def network_image(self, image: np.ndarray, pad: tuple[int, int, int], out: np.ndarray | None = None) -> np.ndarray:
         """The network's picture (h, w, 3) uint8 of a camera picture (H, W, 3) uint8, bilinear, bands as they come.
 
@@ -105,6 +124,20 @@ class Geometry:
             out[:] = pad
         out[into_y, into_x] = resized[from_y, from_x]
         return out
+
+
+def direct_map(pixels: int, cells: int, align_corners: bool) -> tuple[float, float]:
+    """(scale, shift) from pixel index to logit index on an axis, as PyTorch's interpolate defines it."""
+    if align_corners:
+        return ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0), 0.0
+    return cells / pixels, 0.5 * cells / pixels - 0.5
+
+
+def network_input(bgr: np.ndarray, geometry: Geometry, spec: NetworkSpec, out: np.ndarray | None = None) -> np.ndarray:
+    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean."""
+    red, green, blue = (round(value) for value in spec.mean)
+    picture = geometry.network_image(bgr, (blue, green, red), out)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
 def region_from_text(text: str) -> tuple[int, int, int, int]:

@@ -37,6 +37,11 @@ def read_labels(path: str | Path) -> np.ndarray:
     depth = _png_depth(path)
     if depth not in (None, 8):
         raise PspnetError(f"label map {path} is a PNG of {depth} bits a pixel: 8 bits with class indices are needed")
+    if _png_colour_type(path) == 3:  # OpenCV gives the palette's colours, and the indices are lost
+        raise PspnetError(
+            f"label map {path} is a PNG with a palette: store the class indices as one 8-bit band, with Pillow: "
+            "Image.fromarray(np.array(image)).save(path)"
+        )
     if labels.ndim != 2 or labels.dtype != np.uint8:
         bands = 1 if labels.ndim == 2 else labels.shape[2]
         raise PspnetError(
@@ -79,6 +84,17 @@ def _is_cut_short(data: bytes) -> bool:
 
 def _png_depth(path: str | Path) -> int | None:
     """Bits a pixel and band of a PNG, before OpenCV stretches 1, 2 and 4 bits to 0..255; None for other formats."""
+    header = _png_header(path)
+    return header[24] if header else None
+
+
+def _png_colour_type(path: str | Path) -> int | None:
+    """0 grey, 2 colour, 3 palette, 4 grey and 6 colour with alpha; None for other formats."""
+    header = _png_header(path)
+    return header[25] if header else None
+
+
+def _png_header(path: str | Path) -> bytes:
     with open(path, "rb") as file:
-        header = file.read(25)
-    return header[24] if header.startswith(PNG) else None
+        header = file.read(26)
+    return header if header.startswith(PNG) else b""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pspnet.backbone import Backbone
+from pspnet.narrow import narrow
 from pspnet.spec import ModelSpec
 
 DROPOUT = 0.1  # hszhao/semseg model/pspnet.py
@@ -53,7 +54,7 @@ class Head(nn.Sequential):
 
 
 class AuxHead(nn.Sequential):
-    """3x3 convolution, dropout, 1x1 classifier on the stage before the last; it supervises training only."""
+    """3x3 convolution, dropout, 1x1 classifier on an earlier stage's map; it supervises training only."""
 
     def __init__(self, channels: int, spec: ModelSpec) -> None:
         super().__init__()
@@ -63,30 +64,33 @@ class AuxHead(nn.Sequential):
 
 
 class PSPNet(nn.Module):
-    """Normalised RGB (N, 3, H, W) float -> {"out": logits (N, classes, h, w)}, with "aux" beside it in training.
+    """Normalised RGB (N, 3, H, W) float -> {"out": logits (N, classes, h, w)}; in training "aux3" … beside it.
 
-    Logits stay at the head's resolution, H / output_stride: whoever needs labels or a loss interpolates them.
+    There is one "aux" key for each of the spec's aux stages; stages 1 and 2 have maps of H / 4 and H / 8. The logits
+    stay at the head's resolution, H / output_stride: whoever needs labels or a loss interpolates them.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.backbone = Backbone(spec.backbone, spec.output_stride)
+        self.backbone = Backbone(spec.backbone, spec.output_stride, spec.stem, spec.dilation)
         self.head = Head(self.backbone.channels, spec)
-        self.aux_head = AuxHead(self.backbone.aux_channels, spec)
+        widths = self.backbone.stage_channels
+        self.aux_heads = nn.ModuleDict({str(stage): AuxHead(widths[stage - 1], spec) for stage in spec.aux_stages})
+        narrow(self, spec.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features, before_last = self.backbone(images)
-        if not self.training:
-            return {"out": self.head(features)}
-        return {"out": self.head(features), "aux": self.aux_head(before_last)}
+        stages = tuple(map(int, self.aux_heads)) if self.training else ()
+        features, *maps = self.backbone(images, stages)
+        aux = {f"aux{stage}": self.aux_heads[str(stage)](x) for stage, x in zip(stages, maps, strict=True)}
+        return {"out": self.head(features), **aux}
 
 
 def default_widths(backbone: str) -> tuple[int, int, int]:
     """(branch_channels, head_channels, aux_channels) of a backbone.
 
     Branches take C / 4 for four bins (the paper); head and aux as in mmsegmentation: R50/101 512 and 256, R18 128 and
-    64. mobilenet_v2 (C = 320) takes R18's.
+    64. Mobilenets (C = 320 and 160) take R18's.
     """
     if backbone in ("resnet50", "resnet101"):
         return 512, 512, 256
-    return (80 if backbone == "mobilenet_v2" else 128), 128, 64
+    return {"mobilenet_v2": 80, "mobilenet_v3_large": 40}.get(backbone, 128), 128, 64

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+DATASETS = "auto (default), cityscapes, camvid11, bdd100k, list or folder"
+
 
 def add_data(verb: argparse.ArgumentParser, required: bool) -> None:
     """The arguments that name a data set."""
-    verb.add_argument("--data", required=required, help="folder of the data set (with classes.json)")
-    verb.add_argument("--dataset", default="auto", help="auto (default, by its classes), camvid11 or folder")
+    verb.add_argument("--data", required=required, help="folder of the data set, or a list file (see docs/datasets.md)")
+    verb.add_argument("--dataset", default="auto", help=DATASETS)
 
 
 def add_engine(verb: argparse.ArgumentParser, more: str = "") -> None:

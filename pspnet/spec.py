@@ -16,7 +16,10 @@ IGNORE = 255
 LARGEST_SIDE = 16384
 """No side of a picture and no width of a layer is larger; a larger number is a slip of the keyboard."""
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+STEMS = ("7x7", "deep", "v1c")
+DILATIONS = ("semseg", "contract")
+STAGES = (1, 2, 3, 4)
 OUTPUT_STRIDES = (8, 16, 32)
 FITS = ("stretch", "letterbox", "crop")
 
@@ -65,6 +68,10 @@ class ModelSpec:
 
     palette: one RGB triple per class, 0..255. mean, std: RGB, in grey levels 0..255. input_size: (height, width) in
     pixels. branch_channels: width of each PPM branch; head_channels: width of the 3x3 bottleneck.
+    stem: of a ResNet, one 7x7 convolution, or three 3x3 of 64, 64 and 128 channels ("deep", hszhao/semseg) or 32, 32
+    and 64 ("v1c", mmsegmentation). dilation: "semseg" or "contract", see `backbone.Backbone`. aux_stages: stages, 1 to
+    4, that an aux head reads in training; mobilenets' are cut where a ResNet's are, at strides 4, 8, 16 and 32.
+    channels: of a pruned network, convolution -> output channels where these differ from the standard.
     drivable: indices of the classes that a vehicle may drive on. recipe, dataset, metrics: how the weights came about.
     """
 
@@ -79,12 +86,16 @@ class ModelSpec:
     input_size: tuple[int, int]
     fit: str = "stretch"
     align_corners: bool = False
+    stem: str = "7x7"
+    dilation: str = "semseg"
+    aux_stages: tuple[int, ...] = (3,)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     ignore_index: int = IGNORE
     drivable: tuple[int, ...] = ()
     dataset: str = ""
     licence: str = ""
+    channels: dict[str, int] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +104,7 @@ class ModelSpec:
             raise PspnetError(f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}")
         if self.output_stride not in OUTPUT_STRIDES:
             raise PspnetError(f"output stride is {self.output_stride}: it must be 8, 16 or 32")
+        self._check_backbone()
         if not self.bins or min(self.bins) < 1 or len(set(self.bins)) != len(self.bins):
             raise PspnetError(f"bins are {self.bins}: at least one is needed, all different and 1 or more")
         if self.fit not in FITS:
@@ -106,6 +118,19 @@ class ModelSpec:
             raise PspnetError("two classes have the same name: class names must differ")
         self._check_values()
         check_size(self.input_size, self.output_stride, self.bins)
+
+    def _check_backbone(self) -> None:
+        if self.stem not in STEMS:
+            raise PspnetError(f"stem is {self.stem!r}: choose one of {', '.join(STEMS)} with --stem")
+        if self.stem != STEMS[0] and not self.has_stems:
+            raise PspnetError(f"{self.backbone} has a stem of its own: --stem {self.stem} is for resnets, leave it out")
+        if self.dilation not in DILATIONS:
+            raise PspnetError(f"dilation is {self.dilation!r}: choose one of {', '.join(DILATIONS)} with --dilation")
+        whole = all(type(stage) is int for stage in self.aux_stages)
+        if not whole or len(set(self.aux_stages)) != len(self.aux_stages) or not set(self.aux_stages) <= set(STAGES):
+            raise PspnetError(
+                f"aux stages are {self.aux_stages}: give stages of 1 to 4, all different, for example --aux-stages 3,2"
+            )
 
     def _check_values(self) -> None:
         widths = (self.branch_channels, self.head_channels, self.aux_channels, *self.input_size, *self.bins)
@@ -121,6 +146,8 @@ class ModelSpec:
             (any(type(v) is not int or not 0 <= v < self.classes for v in self.drivable),
              "drivable must hold indices of classes"),
             (any(not isinstance(name, str) for name in self.class_names), "class names must be text"),
+            (not isinstance(self.channels, dict) or any(type(v) is not int or v < 1 for v in self.channels.values()),
+             "channels must be whole numbers from 1 by name of a convolution"),
         ):  # fmt: skip
             if wrong:
                 raise PspnetError(f"the spec of this artefact is damaged: {needed}. Export it again")
@@ -129,6 +156,11 @@ class ModelSpec:
     def classes(self) -> int:
         """Number of classes C."""
         return len(self.class_names)
+
+    @property
+    def has_stems(self) -> bool:
+        """Whether the backbone leaves the choice of its stem."""
+        return self.backbone.startswith("resnet")
 
     @property
     def map_size(self) -> tuple[int, int]:

@@ -1,173 +1,157 @@
-"""Training: SGD with a poly schedule per iteration and ten times the learning rate for the head (hszhao/semseg)."""
+"""Training: from a model, a data set and settings to a run that can be resumed at any step."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
+from pspnet import distributed
+from pspnet.checkpoint import replace_spec
 from pspnet.dataset import Dataset
+from pspnet.ema import averaged_model
 from pspnet.errors import PspnetError
-from pspnet.files import atomic_path
-from pspnet.loader import TrainPairs, default_workers, drawn, train_loader
-from pspnet.losses import enet_class_weights, segmentation_loss
+from pspnet.loader import EpochBatches, TrainPairs, default_workers, train_loader
+from pspnet.losses import criterion_from_config
 from pspnet.model import PSPNet
 from pspnet.recipe import TrainConfig
+from pspnet.run_log import RunLog
+from pspnet.schedule import optimizer_from_config, schedule_from_config
 from pspnet.spec import ModelSpec
+from pspnet.train_run import Draw, TrainRun, Validate
+from pspnet.train_state import TrainState, load_state
+from pspnet.train_step import Distiller, TrainStep, autocast_dtype, freeze_batch_norm
 from pspnet.transforms import TrainTransform
-
-Validate = Callable[[nn.Module, ModelSpec], dict[str, Any]]
-"""Model in eval mode and its spec -> scores with "miou" and "pixel_accuracy" in percent."""
 
 
 def train(
-    model: PSPNet,
-    spec: ModelSpec,
-    dataset: Dataset,
-    config: TrainConfig,
-    output: Path,
-    validate: Validate,
-    resume: bool,
-) -> dict[str, Any]:
-    """Train and write best.pt (highest validation mIoU), last.pt (for --resume), metrics.csv and curves.png.
+    model: PSPNet, spec: ModelSpec, dataset: Dataset, config: TrainConfig, output: Path, validate: Validate,
+    resume: bool, distiller: Distiller | None = None, draw: Draw | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train and write best.pt (highest validation mIoU), last.pt (for resume), metrics.csv, curves.png and events.
 
-    Every epoch is seeded by its number, so a run resumed after an epoch repeats what an uninterrupted one does.
+    Order, augmentation and dropout of a step follow from the seed and the step's number, so a run resumed after any
+    step does what an uninterrupted one does. distiller: adds its loss. draw: pictures for TensorBoard.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).to(memory_format=torch.channels_last)
-    transform = TrainTransform(
-        spec, (config.crop, config.crop), (config.smallest_scale, config.largest_scale), config.photometric
-    )
-    pairs = TrainPairs(dataset, transform)
-    workers = default_workers() if config.workers < 0 else config.workers
-    batches, sampler = train_loader(pairs, config.batch, workers, config.seed)
-    optimizer, schedule = _optimizer(model, config, len(batches) * config.epochs)
-    weights = enet_class_weights(dataset).to(device) if config.class_weights == "enet" else None
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    state = {"optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    history = _resume(output / "last.pt", model, state, spec, config) if resume else []
-    best = max((row["miou"] for row in history), default=-1.0)
-    for epoch in range(len(history), config.epochs):
-        sampler.epoch = epoch
-        torch.manual_seed(config.seed * 100_003 + epoch)  # of dropout
-        start = time.perf_counter()
-        rate = optimizer.param_groups[0]["lr"]
-        loss = _train_epoch(model, spec, batches, state, config, weights, f"epoch {epoch + 1}/{config.epochs}")
-        with _eval_mode(model):
-            scores = validate(model, spec)
-        history.append({
-            "epoch": epoch + 1, "loss": loss, "lr": rate, "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"], "seconds": time.perf_counter() - start,
-        })  # fmt: skip
-        line = f"epoch {epoch + 1}: loss {loss:.3f}, val mIoU {scores['miou']:.2f}, {history[-1]['seconds']:.0f} s"
-        print(line, flush=True)
-        trained = replace_spec(spec, recipe={**spec.recipe, **dataclasses.asdict(config)}, metrics={"val": scores})
-        if scores["miou"] > best:
-            best = scores["miou"]
-            save_checkpoint(output / "best.pt", trained, _weights(model), epoch=epoch + 1)
-        resumable = {name: part.state_dict() for name, part in state.items()}
-        save_checkpoint(output / "last.pt", trained, _weights(model), history=history, **resumable)
-        _write_history(output, history)
-    return {"best_val_miou": best, "epochs": len(history), "checkpoint": str(output / "best.pt")}
+    batches = epoch_batches(dataset, config)
+    record = {**dataclasses.asdict(config), "processes": distributed.world()}
+    spec = replace_spec(spec, recipe={**spec.recipe, **record})
+    workers = default_workers(distributed.local_world()) if config.workers < 0 else config.workers
+    with _algorithms(config.deterministic), _failures_explained(config):
+        state = new_state(model, config, batches.steps, distiller)
+        if resume:
+            load_state(output / "last.pt", spec, state)
+            done = state.progress
+            print(f"resumed {output / 'last.pt'} after epoch {len(done.history)} and {done.step} steps of the next")
+            _remove_leftovers(output)
+        criterion = criterion_from_config(config, spec, dataset).to(distributed.device())
+        step = TrainStep(state, criterion, config, dataset.images, distiller)
+        loader = train_loader(TrainPairs(dataset, TrainTransform(spec, config)), batches, workers)
+        run = TrainRun(state, step, spec, config, batches, loader, output)
+        print(_header(run, dataset, workers), flush=True)
+        if distributed.rank() > 0:
+            return run.finish(validate, draw)
+        with RunLog(output, run.steps_done) as run.log:
+            return run.finish(validate, draw)
 
 
-def _train_epoch(
-    model: PSPNet, spec: ModelSpec, batches: Any, state: dict[str, Any], config: TrainConfig,
-    weights: Tensor | None, title: str,
-) -> float:  # fmt: skip
-    model.train()
-    device = next(model.parameters()).device
-    total, optimizer, scaler = 0.0, state["optimizer"], state["scaler"]
-    bar = tqdm(drawn(batches), total=len(batches), desc=title, unit="batch", leave=False)
-    for step, (images, labels) in enumerate(bar):
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        labels = labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.float16, enabled=scaler.is_enabled()):
-            outputs = model(images)
-        loss = segmentation_loss(outputs, labels, config.aux_weight, spec.align_corners, weights)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise PspnetError(f"the loss is {value} at {title}, step {step + 1}: lower --lr, or look at the labels")
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        state["schedule"].step()
-        total += value
-        bar.set_postfix(loss=f"{total / (step + 1):.3f}")
-    return total / len(batches)
-
-
-def _optimizer(model: PSPNet, config: TrainConfig, steps: int) -> tuple[Any, Any]:
-    groups = [
-        {"params": model.backbone.parameters(), "lr": config.lr},
-        {"params": [*model.head.parameters(), *model.aux_head.parameters()], "lr": config.lr * config.head_lr},
-    ]
-    optimizer = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
-    poly = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0) ** config.power)
-    return optimizer, poly
-
-
-def _resume(
-    path: Path, model: PSPNet, state: dict[str, Any], spec: ModelSpec, config: TrainConfig
-) -> list[dict[str, Any]]:
-    if not path.exists():
+def epoch_batches(dataset: Dataset, config: TrainConfig) -> EpochBatches:
+    """The order of the training pictures for this process; PspnetError where a step cannot be filled."""
+    world = distributed.world()
+    alone = world == 1 or distributed.device().type == "cpu"  # SyncBN sees the pictures of all processes
+    if config.batch == 1 and alone and not config.freeze_bn:
+        raise PspnetError("batch is 1: batch norm in the 1x1 bin needs 2 or more. Use --batch 2, or --freeze-bn")
+    batches = EpochBatches(len(dataset), config.batch, config.accumulate, config.seed, distributed.rank(), world)
+    if not batches.steps:
+        factors = f" x {config.accumulate} accumulated x {world} processes" if config.accumulate * world > 1 else ""
         raise PspnetError(
-            f"nothing to resume: {path} does not exist. Leave out --resume, or give the run's folder with -o"
+            f"the training split has {len(dataset)} images, fewer than a batch of {config.batch}{factors}: "
+            "lower --batch"
         )
-    stored, raw = read_checkpoint(path)
-    wanted = {**dataclasses.asdict(config), "workers": None}
-    before = {**{k: stored.recipe.get(k) for k in wanted}, "workers": None}
-    changed = [f"{k} {before[k]} → {wanted[k]}" for k in wanted if before[k] != wanted[k]]
-    now, then = (dataclasses.asdict(replace_spec(s, recipe={}, metrics={})) for s in (spec, stored))
-    changed += [f"{name} {then[name]} → {now[name]}" for name in now if now[name] != then[name]]
-    if changed or "history" not in raw:
-        raise PspnetError(f"{path} was made with other settings ({'; '.join(changed)}): repeat them, or begin a new -o")
-    model.load_state_dict(raw["model"])
-    for name, part in state.items():
-        part.load_state_dict(raw[name])
-    print(f"resumed {path} after epoch {len(raw['history'])}")
-    return list(raw["history"])
+    return batches
+
+
+def new_state(model: PSPNet, config: TrainConfig, steps: int, distiller: Distiller | None = None) -> TrainState:
+    """The model on its device with a fresh optimiser and a schedule for config.epochs times `steps` optimiser steps.
+
+    Where the distiller is a module with parameters of its own, they are trained along with the heads' rate.
+    """
+    device = distributed.device()
+    half = autocast_dtype(config.amp, device.type) is torch.float16
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.freeze_bn:
+        freeze_batch_norm(model)
+    else:
+        model = distributed.with_global_batch_norm(model)  # type: ignore[assignment]
+    optimizer = optimizer_from_config(model, config)
+    learning = distiller.to(device) if isinstance(distiller, nn.Module) else None
+    if learning and (parameters := list(learning.parameters())):
+        group = {"lr": config.lr * config.head_lr, "weight_decay": config.weight_decay}
+        optimizer.add_param_group({"name": "distiller", "params": parameters, **group})
+    schedule = schedule_from_config(optimizer, config, steps * config.epochs)
+    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    average = averaged_model(model, config.ema) if config.ema else None
+    return TrainState(model, optimizer, schedule, scaler, average, learning)
+
+
+def _header(run: TrainRun, dataset: Dataset, workers: int) -> str:
+    spec, config, device, world = run.spec, run.config, distributed.device(), distributed.world()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    parameters = sum(p.numel() for p in run.state.model.parameters()) / 1e6
+    precision = str(run.step.dtype or torch.float32).removeprefix("torch.")
+    pictures = config.batch * config.accumulate * world
+    return (
+        f"data: {len(dataset)} images of {dataset.name} {dataset.split}, {spec.classes} classes\n"
+        f"model: {spec.backbone} at output stride {spec.output_stride}, {parameters:.1f} million parameters\n"
+        f"run: {config.epochs} epochs of {run.batches.steps} steps, {pictures} pictures of "
+        f"{config.crop}x{config.crop} per step, {workers} loader processes\n"
+        f"device: {name}{f', {world} processes' if world > 1 else ''}, {precision}"
+    )
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Delete the unfinished files of a run that was killed while it wrote."""
+    if distributed.rank() == 0:
+        for path in output.glob(".*.tmp.*"):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    model.eval()
-    with torch.inference_mode():
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Algorithms that repeat bit for bit, or the fastest. Where CUDA has none that repeats, torch says so."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
         yield
-    model.train()
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-
-
-def _write_history(output: Path, history: list[dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    with atomic_path(output / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(epochs, [row["loss"] for row in history])
-    left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(epochs, [row["miou"] for row in history])
-    right.set(xlabel="epoch", ylabel="validation mIoU [%]")
-    with atomic_path(output / "curves.png") as path:
-        figure.savefig(path, dpi=110)
-    plt.close(figure)
+@contextlib.contextmanager
+def _failures_explained(config: TrainConfig) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise PspnetError(f"torch.compile failed ({reason}): leave out --compile") from error
+        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
+        smaller = f"--batch {config.batch // 2} --accumulate {config.accumulate * 2}, or " if config.batch > 3 else ""
+        raise PspnetError(
+            f"out of memory at batch {config.batch} and crop {config.crop}: try {smaller}a smaller crop, "
+            f"--crop {max(config.crop * 3 // 4, 32)}"
+        ) from None

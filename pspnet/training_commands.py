@@ -4,85 +4,173 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
-from pspnet.recipe import TrainConfig
+from pspnet.recipe import RECIPES, TrainConfig, changed_settings, config_from_recipe
 from pspnet.spec import size_from_text
+
+SHOWN_PICTURES = 4
+"""Validation pictures of TensorBoard: the same in every epoch, spread over the split."""
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train or fine-tune; writes best.pt and its company to the output folder."""
-    from pspnet.dataset import open_dataset
-    from pspnet.evaluate import evaluate as score
-    from pspnet.initialise import model_from_checkpoint, new_model
-    from pspnet.train import train as run
-    from runtime.segmenter import CpuSegmenter
-    from runtime.torch_runner import TorchRunner
+    """Train or fine-tune; writes best.pt and its company to the output folder. torchrun starts it once per GPU."""
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+    from pspnet.distributed import joined
 
-    config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
+    with joined():
+        _train(args)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from pspnet import compression_commands as compression
+    from pspnet.checkpoint import replace_spec
+    from pspnet.dataset import open_dataset
+    from pspnet.distributed import rank
+    from pspnet.train import train as run
+
+    taught = compression.check_distillation(args)
     dataset = open_dataset(args.dataset, args.data, "train")
     held_out = open_dataset(args.dataset, args.data, "val")
     output = Path(args.output)
     if any((output / name).exists() for name in ("best.pt", "last.pt")) and not args.resume:
         raise PspnetError(f"{output} holds a run: go on with --resume, or choose another folder with -o")
-    size = size_from_text(args.size) if args.size else None
-    if args.init:
-        changes = {"output_stride": args.output_stride, "input_size": size, "fit": args.fit}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        if args.backbone or args.bins or args.align_corners:
-            raise PspnetError(
-                "--init takes backbone, bins and align-corners from the checkpoint: leave those flags out"
-            )
-        spec, model = model_from_checkpoint(dataset, args.init, config.seed, **changes)
-    else:
-        spec, model = new_model(
-            dataset, args.backbone or "mobilenet_v2", args.output_stride or 8, _bins(args.bins or "1,2,3,6"),
-            size or dataset.read(0)[0].shape[:2], args.fit or "stretch", args.align_corners, args.weights, config.seed,
-        )  # fmt: skip
-
-    def validate(model: Any, spec: Any) -> dict[str, Any]:
-        return score(CpuSegmenter(TorchRunner(model, spec)).labels, spec, held_out)
-
+    config = _settings(args, dataset)
+    spec, model = _model_to_train(args, dataset, config.seed)
+    validate, draw = _validation(held_out)
+    stack, distiller = ExitStack(), None
+    if taught:
+        dataset = compression.with_unlabelled_pictures(args, taught, dataset, output)
+        distiller = compression.distiller_of(args, taught, spec, model, stack)
+        spec = replace_spec(spec, recipe={**spec.recipe, **taught})
     try:
-        result = run(model, spec, dataset, config, output, validate, args.resume)
+        with stack:
+            result = run(model, spec, dataset, config, output, validate, args.resume, distiller, draw)
     except KeyboardInterrupt:
-        if (output / "last.pt").exists():
-            print(f"every finished epoch is in {output}: go on with the same command and --resume", file=sys.stderr)
+        if (output / "last.pt").exists() and rank() == 0:
+            print(f"{output / 'last.pt'} is kept: go on with the same command and --resume", file=sys.stderr)
         raise
     print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint']}")
-    if args.json:
+    if args.json and rank() == 0:
         write_json(args.json, result)
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """Print and store the scores of one artefact on one split."""
-    from pspnet.dataset import open_dataset
-    from pspnet.evaluate import evaluate as score
-    from pspnet.files import sha256_of
-    from runtime.runner import open_runner
-    from runtime.segmenter import CpuSegmenter
+def _settings(args: argparse.Namespace, dataset: Any) -> TrainConfig:
+    """The recipe's settings with the given flags in their place; prints what it expects and what was changed."""
+    names = [f.name for f in dataclasses.fields(TrainConfig)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    size = dataset.read(0)[0].shape[:2]
+    config, plain = (config_from_recipe(args.recipe, size, flags) for flags in (given, {}))
+    if args.recipe:
+        print(f"recipe {args.recipe}: {RECIPES[args.recipe].expects}")
+    changed = changed_settings(dataclasses.asdict(plain), dataclasses.asdict(config))
+    print(f"settings: {args.recipe or 'the defaults'}{', but ' if changed else ''}{', '.join(changed)}")
+    return config
 
-    dataset = open_dataset(args.dataset, args.data, args.split)
-    with open_runner(args.artefact, args.engine, args.threads) as runner:
-        scores = score(CpuSegmenter(runner, args.fit).labels, runner.spec, dataset, args.fit)
+
+def _validation(held_out: Any) -> tuple[Any, Any]:
+    """(validate, draw) of a training run: scores over all processes, and some pictures with labels and predictions."""
+    import numpy as np
+    import torch
+
+    from pspnet.distributed import share_of, summed
+    from pspnet.evaluate import confusion_of, scores_of
+    from runtime.overlay import blend
+    from runtime.segmenter import CpuSegmenter
+    from runtime.torch_runner import TorchRunner
+
+    shown = sorted({round(i) for i in np.linspace(0, len(held_out) - 1, SHOWN_PICTURES)})
+
+    def validate(model: Any, spec: Any) -> dict[str, Any]:
+        predict = CpuSegmenter(TorchRunner(model, spec)).labels
+        matrix = confusion_of(predict, spec, held_out, share_of(len(held_out)))
+        matrix.counts = summed(torch.from_numpy(matrix.counts)).numpy()
+        return scores_of(matrix, spec, held_out)
+
+    def draw(model: Any, spec: Any) -> dict[str, Any]:
+        predict, pictures = CpuSegmenter(TorchRunner(model, spec)).labels, {}
+        for index in shown:
+            image, target = held_out.read(index)
+            layers = [image, *(blend(image, labels, spec.palette, 0.7) for labels in (target, predict(image)))]
+            pictures[held_out.images[index].stem] = np.concatenate(layers, 1)[..., ::-1]
+        return pictures
+
+    return validate, draw
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print and store the scores of one artefact on one split, with the pictures that are asked for."""
+    from pspnet.corruptions import names_from_text
+    from pspnet.dataset import open_dataset
+    from pspnet.files import sha256_of
+    from pspnet.inference import mode_from_text
+    from runtime import evaluation
+    from runtime.runner import open_runner
+    from runtime.sink import check_outside
+
+    mode = mode_from_text(args.mode, args.scales, args.flip, args.crop, args.stride)
+    corruptions = names_from_text(args.corruptions) if args.corruptions is not None else ()
+    if args.worst < 0 or (args.worst and not args.save):
+        raise PspnetError(f"--worst {args.worst}: give 0 or more, and the folder for the pictures with --save DIR")
+    if args.confusion and Path(args.confusion).suffix != ".png":
+        raise PspnetError(f"picture {args.confusion} must end in .png. Change --confusion")
+    check_outside(args.save, args.json, args.confusion)
+    dataset, artefact = open_dataset(args.dataset, args.data, args.split), Path(args.artefact)
+    with open_runner(artefact, args.engine, args.threads) as runner:
+        spec = runner.spec
+        note = f"labels predicted by {artefact.name}; its training data: {spec.licence or 'not stated'}"
+        scores, matrix = evaluation.score(runner, dataset, mode, args.fit, args.save, args.worst, note)
+        if corruptions:
+            scores["corruptions"] = evaluation.corruption_scores(runner, dataset, mode, corruptions, args.fit)
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
-        scores["protocol"] |= {"artefact": Path(args.artefact).name, "sha256": sha256_of(args.artefact)}
-    for name, row in scores["per_class"].items():
-        print(f"{name:>16}  IoU {row['iou']:6.2f}  precision {row['precision']:6.2f}  recall {row['recall']:6.2f}")
-    print(
-        f"mIoU {scores['miou']:.2f}  mAcc {scores['macc']:.2f}  pixel accuracy {scores['pixel_accuracy']:.2f}  "
-        f"F1 {scores['f1']:.2f}  on {len(dataset)} images of {args.split} ({runner.engine}, {runner.precision})"
-    )
+        scores["protocol"] |= {"artefact": artefact.name, "sha256": sha256_of(artefact)}
+    print(evaluation.text_of(scores))
+    if args.confusion:
+        from pspnet.image import write_image
+        from pspnet.score_pictures import confusion_picture
+
+        caption = evaluation.caption_of(scores)
+        write_image(args.confusion, confusion_picture(matrix, spec.class_names, spec.palette, caption))
     if args.json:
         write_json(args.json, scores)
 
 
-def _bins(text: str) -> tuple[int, ...]:
+def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, Any]:
+    """Spec and model: of a checkpoint (--init), or new with --weights."""
+    from pspnet.initialise import model_from_checkpoint, new_model
+
+    size = size_from_text(args.size) if args.size else None
+    align_corners = args.align_corners or None  # not given: the weights may know
+    options = {
+        "stem": args.stem, "dilation": args.dilation, "branch_channels": args.branch_channels,
+        "head_channels": args.head_channels,
+        "aux_stages": None if args.aux_stages is None else _numbers("aux-stages", args.aux_stages, "3,2 or none"),
+    }  # fmt: skip
+    bins = _numbers("bins", args.bins, "1,2,3,6") if args.bins else None
+    if not args.init:
+        return new_model(
+            dataset, args.backbone, args.output_stride, bins, size or dataset.read(0)[0].shape[:2], args.fit,
+            align_corners, args.weights, seed, **options,
+        )  # fmt: skip
+    fixed = {"backbone": args.backbone, "bins": bins, "align_corners": align_corners, **options}
+    if given := [name.replace("_", "-") for name, value in fixed.items() if value is not None]:
+        raise PspnetError(f"--init takes {', '.join(given)} from the checkpoint: leave --{given[0]} out")
+    changes = {"output_stride": args.output_stride, "input_size": size, "fit": args.fit}
+    return model_from_checkpoint(dataset, args.init, seed, **{k: v for k, v in changes.items() if v is not None})
+
+
+def _numbers(flag: str, text: str, example: str) -> tuple[int, ...]:
+    """Whole numbers with commas; "none" is none of them."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return () if text == "none" else tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise PspnetError(f"bins are {text!r}: write whole numbers with commas, for example 1,2,3,6") from None
+        raise PspnetError(
+            f"--{flag} is {text!r}: write whole numbers with commas, for example --{flag} {example}"
+        ) from None

@@ -59,13 +59,6 @@ def uniform_share(logits: np.ndarray) -> float:
     return float((corners == corners[0]).all(0).mean())
 
 
-def _direct_map(pixels: int, cells: int, align_corners: bool) -> tuple[float, float]:
-    """(scale, shift) from pixel index to logit index, as PyTorch's interpolate defines it."""
-    if align_corners:
-        return ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0), 0.0
-    return cells / pixels, 0.5 * cells / pixels - 0.5
-
-
 @lru_cache(maxsize=16)
 def _axes(geometry: Geometry, cells: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, ...]:
     """y_cell, y_weight, x_cell, x_weight of every pixel row and column, and the runs of columns with equal x_cell.
@@ -73,15 +66,8 @@ def _axes(geometry: Geometry, cells: tuple[int, int], align_corners: bool) -> tu
     cell: index of the logit before the pixel, OUTSIDE where the network does not look; weight: share of the next logit.
     """
     axes: list[np.ndarray] = []
-    for axis, (scale, shift) in enumerate(geometry.axis_maps):
-        pixels, network, count = geometry.camera_size[axis], geometry.network_size[axis], cells[axis]
-        start, length = geometry.view[axis], geometry.view[axis + 2]
-        to_cells, offset = _direct_map(network, count, align_corners)
-        index = np.arange(pixels)
-        centre = (index + 0.5) * scale + shift  # in the network's picture
-        position = np.clip((centre - 0.5) * to_cells + offset, 0, count - 1)
+    for (position, seen), count in zip(geometry.logit_positions(cells, align_corners), cells, strict=True):
         cell = np.minimum(position.astype(np.int32), max(count - 2, 0))
-        seen = (index >= start) & (index < start + length) & (centre >= 0) & (centre <= network)
         axes += [np.where(seen, cell, OUTSIDE).astype(np.int32), (position - cell).astype(np.float32)]
     x_cell = axes[2]
     runs = np.concatenate([[0], np.flatnonzero(np.diff(x_cell)) + 1, [len(x_cell)]])

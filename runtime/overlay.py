@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from pspnet.drawing import DRAWN_AT, FONT, drawable, text_width
+
 Palette = Sequence[tuple[int, int, int]]
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 BACKGROUND, OUTLINE, TEXT = (28, 24, 22), (120, 114, 110), (236, 234, 232)  # BGR
-DRAWN_AT = 3  # the legend is drawn larger and averaged down: OpenCV's stroke font is rough at its small sizes
 ROW_PIXELS = 28  # of a legend with room; many classes make narrower rows, then further columns
 NARROWEST_ROW_PIXELS = 15
 
@@ -42,10 +41,10 @@ def legend(class_names: Sequence[str], palette: Palette, height: int) -> np.ndar
     margin = 12
     row = int(np.clip((height - 2 * margin) // max(len(class_names), 1), NARROWEST_ROW_PIXELS, ROW_PIXELS))
     rows = max((height - 2 * margin) // row, 1)
-    texts = [_drawable(name) for name in class_names]
+    texts = [drawable(name) for name in class_names]
     swatch, scale = round(row * 0.62), row * 0.0185
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
-    widths = [margin + swatch + 8 + max(_text_width(texts[i], scale) for i in column) for column in columns]
+    widths = [margin + swatch + 8 + max(text_width(texts[i], scale) for i in column) for column in columns]
     width = sum(widths) + margin
     strip = np.full((height * DRAWN_AT, (width + width % 2) * DRAWN_AT, 3), BACKGROUND, np.uint8)
     left = margin
@@ -68,12 +67,3 @@ def _draw_entry(
     text_height = cv2.getTextSize("H", FONT, scale * DRAWN_AT, 1)[0][1]
     origin = (corner[0] + 8 * DRAWN_AT, top + (swatch + text_height) // 2)
     cv2.putText(strip, text, origin, FONT, scale * DRAWN_AT, TEXT, DRAWN_AT, cv2.LINE_AA)
-
-
-def _text_width(text: str, scale: float) -> int:
-    return -(-cv2.getTextSize(text, FONT, scale * DRAWN_AT, DRAWN_AT)[0][0] // DRAWN_AT)
-
-
-def _drawable(name: str) -> str:
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return plain.encode("ascii", "replace").decode()

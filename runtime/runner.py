@@ -39,6 +39,10 @@ class Runner(Protocol):
         """
         ...
 
+    def at_size(self, size: tuple[int, int]) -> Runner:
+        """The network for pictures of another (height, width); PspnetError where the engine has one size only."""
+        ...
+
     def close(self) -> None:
         """Free the engine; infer must not be called afterwards."""
         ...
@@ -62,9 +66,19 @@ class Segmenter(Protocol):
 
 
 class ClosingRunner:
-    """Context management for runners: leaving the block closes the engine."""
+    """What runners have in common: leaving the `with` block closes the engine, and the input has one size."""
 
     gives = "logits"
+
+    def at_size(self, size: tuple[int, int]):  # type: ignore[no-untyped-def]
+        """The runner itself where `size` is its own, else PspnetError."""
+        height, width = self.spec.input_size  # type: ignore[attr-defined]
+        if size != (height, width):
+            raise PspnetError(
+                f"this artefact takes {height}x{width} only, not {size[0]}x{size[1]}: leave out --crop, use --mode "
+                "slide for scales, or evaluate the checkpoint"
+            )
+        return self
 
     def close(self) -> None:
         """Free the engine."""

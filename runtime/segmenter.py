@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 
-import cv2
 import numpy as np
 
-from pspnet.geometry import Geometry
-from pspnet.spec import NetworkSpec
+from pspnet.geometry import Geometry, network_input
 from runtime import labels
 from runtime.frame import Frame, Segmentation
 from runtime.runner import Runner
@@ -52,10 +50,3 @@ class CpuSegmenter:
         done = time.perf_counter_ns()
         times = {"pre": (ready - start) / 1e6, "infer": (inferred - ready) / 1e6, "labels": (done - inferred) / 1e6}
         return Segmentation(frame, result, times)
-
-
-def network_input(bgr: np.ndarray, geometry: Geometry, spec: NetworkSpec, out: np.ndarray | None = None) -> np.ndarray:
-    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean."""
-    red, green, blue = (round(value) for value in spec.mean)
-    picture = geometry.network_image(bgr, (blue, green, red), out)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from pspnet.checkpoint import load_model
+from pspnet.errors import PspnetError
 from pspnet.spec import ModelSpec
 from runtime.runner import ClosingRunner, check_images
 
@@ -16,21 +18,35 @@ from runtime.runner import ClosingRunner, check_images
 class TorchRunner(ClosingRunner):
     """A PSPNet in float32 on the device where its weights are."""
 
-    engine, precision = "torch", "fp32"
+    precision = "fp32"
 
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         self.spec = spec
         self._model = model.eval()
         self._device = next(model.parameters()).device
+        self.engine = "torch" if self._device.type == "cpu" else f"torch-{self._device.type}"
         self._mean = torch.tensor(spec.mean, device=self._device).view(1, 3, 1, 1)
         self._std = torch.tensor(spec.std, device=self._device).view(1, 3, 1, 1)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, threads: int) -> TorchRunner:
-        """The checkpoint on the CPU, in channels_last."""
+        """The checkpoint in channels_last, on the GPU where there is one, else on the CPU with `threads` threads."""
         torch.set_num_threads(threads)
         spec, model = load_model(path)
+        if torch.cuda.is_available():
+            torch.backends.cudnn.allow_tf32 = False  # TF32 keeps ten bits, and this is the reference
+            model = model.cuda()
         return cls(model.to(memory_format=torch.channels_last), spec)
+
+    def at_size(self, size: tuple[int, int]) -> TorchRunner:
+        """The same weights for pictures of another (height, width); PspnetError where it is too small for the bins."""
+        smallest = (max(self.spec.bins) - 1) * self.spec.output_stride + 1
+        if min(size) < smallest:
+            raise PspnetError(
+                f"an input of {size[0]}x{size[1]} is too small: this network needs sides of {smallest} or more. "
+                "Give larger --scales or a larger --crop"
+            )
+        return TorchRunner(self._model, dataclasses.replace(self.spec, input_size=size))
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB -> logits (N, C, h, w) float32."""

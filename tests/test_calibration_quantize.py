@@ -178,7 +178,7 @@ def test_unlabelled_pictures_and_clips_do_as_well(small_onnx: Path, tmp_path: Pa
     [
         (["--data", str(CAMVID), "--split", "test"], "flatter the score"),
         (["--data", str(CAMVID / "test" / "images")], "flatter the score"),
-        (["--data", str(CAMVID / "test")], "neither pictures nor classes.json"),
+        (["--data", str(CAMVID / "test")], "neither pictures nor a data set"),
         (["--data", str(CAMVID), "--images", "1"], "too few"),
         (["--data", str(CAMVID), "--split", "val"], "4 or more are needed"),
         (["--data", "nowhere"], "does not exist"),

@@ -12,12 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pspnet", "export", "calibration", "runtime")
-WITH_TORCH = {"backbone", "checkpoint", "distill", "initialise", "loader", "losses", "model", "train", "transforms"}
+WITH_TORCH = {
+    "backbone", "checkpoint", "distill", "distributed", "ema", "foreign_weights", "initialise", "loader", "losses",
+    "model", "narrow", "prune", "run_log", "schedule", "train", "train_run", "train_state", "train_step",
+    "transforms",
+}  # fmt: skip
 ANYTHING_INSIDE_FUNCTIONS = {
     "pspnet/cli.py",
     "pspnet/commands.py",
     "pspnet/artefact_commands.py",
     "pspnet/training_commands.py",
+    "pspnet/compression_commands.py",
     "pspnet/demo.py",
 }
 TORCH_FREE_PACKAGES = {"numpy", "cv2", "onnx", "tqdm"}

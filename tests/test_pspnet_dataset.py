@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,7 @@ def test_camvid_of_the_repository(camvid_tiny: Path) -> None:
     counts = {s: len(open_dataset("camvid11", camvid_tiny, s)) for s in ("train", "val", "test", "all")}
     assert counts == {"train": 8, "val": 3, "test": 5, "all": 16}
     dataset = open_dataset("camvid11", camvid_tiny, "val")
+    assert dataset.protocol == "camvid11-segnet-360x480"
     assert dataset.classes.names[0] == "Sky" and len(dataset.classes.names) == 11
     assert [dataset.classes.names[i] for i in dataset.classes.drivable] == ["Road"]
     image, labels = dataset.read(0)
@@ -155,6 +158,17 @@ def test_pictures_of_another_kind_are_refused(undivided: Path, target: str, pict
     refused(message, undivided)
 
 
+def test_labels_with_a_palette_are_refused(undivided: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 8, 3, 0, 0, 0)
+    rows = (b"\0" + b"\1" * SIZE[1]) * SIZE[0]
+    png = chunk(b"IHDR", header) + chunk(b"PLTE", bytes(6)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (undivided / "labels" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    refused("is a PNG with a palette: store the class indices as one 8-bit band", undivided)
+
+
 @pytest.mark.parametrize("target", ["images/000.jpg", "labels/000.png"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
 def test_a_truncated_picture_is_refused(undivided: Path, target: str, share: float) -> None:
@@ -173,7 +187,7 @@ def test_a_grey_image_is_read_as_three_bands(undivided: Path) -> None:
 
 
 def test_wrong_names_and_folders_are_refused(undivided: Path) -> None:
-    refused("camvid11, folder", undivided, name="cityscapes")
+    refused("auto, cityscapes, camvid11, bdd100k, list, folder", undivided, name="kitti")
     refused("train, val, test, all", undivided, split="trainval")
     refused("does not exist", undivided / "nowhere")
     (undivided / "classes.json").unlink()

@@ -46,12 +46,48 @@ def test_scores_equal_scikit_learn(present: list[int]) -> None:
     }
     for name, value in expected.items():
         assert scores[name] == pytest.approx(100 * value, abs=PERCENT), name
-    for c, iou in zip(present, reference.jaccard_score(t, p, labels=present, average=None), strict=True):
+    each = {"labels": present, "average": None}
+    rows = {
+        "iou": reference.jaccard_score(t, p, **each),
+        "precision": reference.precision_score(t, p, **each),
+        "recall": reference.recall_score(t, p, **each),
+        "f1": reference.f1_score(t, p, **each),
+    }
+    for place, c in enumerate(present):
         row = scores["per_class"][NAMES[c]]
-        assert row["iou"] == pytest.approx(100 * iou, abs=PERCENT)
+        for name, values in rows.items():
+            assert row[name] == pytest.approx(100 * values[place], abs=PERCENT), name
         assert row["pixels"] == (t == c).sum()
     for c in set(range(CLASSES)) - set(present):
         assert math.isnan(scores["per_class"][NAMES[c]]["iou"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_maps_with_ignored_and_unpredicted_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = int(rng.integers(1, 30))
+    target, predicted = rng.integers(0, classes, (2, 30, 41)).astype(np.uint8)
+    target[rng.random(target.shape) < 0.3], predicted[rng.random(target.shape) < 0.05] = 255, 255
+    matrix = ConfusionMatrix(classes)
+    matrix.add(target, predicted)
+    valid = target != 255
+    # to scikit-learn an unpredicted pixel is of one class more, of which no label is
+    t, p = target[valid], np.where(predicted[valid] == 255, classes, predicted[valid])
+    expected = reference.confusion_matrix(t, p, labels=range(classes + 1))
+    np.testing.assert_array_equal(matrix.counts, expected[:-1])
+    scores = matrix.scores(tuple(map(str, range(classes))))
+    kind = {"labels": range(classes), "average": "macro", "zero_division": 0}
+    assert scores["miou"] == pytest.approx(100 * reference.jaccard_score(t, p, **kind), abs=PERCENT)
+    assert scores["f1"] == pytest.approx(100 * reference.f1_score(t, p, **kind), abs=PERCENT)
+
+
+def test_matrices_of_parts_add_up_to_that_of_the_whole() -> None:
+    whole, parts = ConfusionMatrix(CLASSES), [ConfusionMatrix(CLASSES) for _ in range(3)]
+    for seed in range(7):
+        target, predicted = pair(seed, list(range(CLASSES)))
+        whole.add(target, predicted)
+        parts[seed % 3].add(target, predicted)
+    np.testing.assert_array_equal(sum(part.counts for part in parts), whole.counts)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:

@@ -18,6 +18,9 @@ from pspnet.spec import BACKBONES, OUTPUT_STRIDES, ModelSpec
 
 SAME = 1e-5  # of max |reference|: float32, the same operations in another order at most
 # Millions without the aux head, 19 classes: computed from the published architectures with the 7x7 stem.
+WIDTHS = {
+    "resnet50": (2048, 1024), "resnet101": (2048, 1024), "mobilenet_v2": (320, 96), "mobilenet_v3_large": (160, 112),
+}  # fmt: skip
 PARAMETERS = {"resnet18": (12.6, 0.15), "resnet50": (46.6, 2.36), "resnet101": (65.6, 2.36)}
 
 
@@ -59,14 +62,14 @@ def test_output_shapes(backbone: str, output_stride: int) -> None:
         out = model(torch.zeros(1, 3, *spec.input_size))
         assert list(out) == ["out"] and out["out"].shape == (1, 5, *spec.map_size)
         features, before_last = model.backbone(torch.zeros(1, 3, *spec.input_size))
-    assert features.shape[1] == {"resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 320}.get(backbone, 512)
-    assert before_last.shape[1] == {"resnet50": 1024, "resnet101": 1024, "mobilenet_v2": 96}.get(backbone, 256)
+    assert features.shape[1] == WIDTHS.get(backbone, (512, 256))[0]
+    assert before_last.shape[1] == WIDTHS.get(backbone, (512, 256))[1]
 
 
 def test_training_adds_the_aux_output() -> None:
     outputs = PSPNet(make_spec("resnet18", 8)).train()(torch.zeros(2, 3, 97, 129))
     assert {name: tuple(value.shape) for name, value in outputs.items()} == dict.fromkeys(
-        ("out", "aux"), (2, 5, 13, 17)
+        ("out", "aux3"), (2, 5, 13, 17)
     )
 
 
@@ -169,7 +172,7 @@ def test_a_dilated_stage_is_the_undilated_one_on_every_rate_th_pixel(
             assert_same(full[:, :, row::rate, column::rate], plain(x[:, :, row::rate, column::rate]))
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large"])
 def test_backbone_at_stride_32_is_torchvisions(backbone: str, tmp_path: Path) -> None:
     reference = randomise(getattr(torchvision.models, backbone)(weights=None))
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
@@ -178,8 +181,8 @@ def test_backbone_at_stride_32_is_torchvisions(backbone: str, tmp_path: Path) ->
     assert "not in the file" not in note and f"{len(ours.state_dict())} tensors" in note
     x = torch.randn(1, 3, 40, 64)
     with torch.inference_mode():
-        if backbone == "mobilenet_v2":
-            expected = reference.features[:18](x)
+        if backbone.startswith("mobilenet"):
+            expected = reference.features[:-1](x)
         else:
             expected = nn.Sequential(*list(reference.children())[:-2])(x)
         assert_same(ours(x)[0], expected)
@@ -189,7 +192,7 @@ def test_backbone_at_stride_32_is_torchvisions(backbone: str, tmp_path: Path) ->
 def test_parameter_count(backbone: str) -> None:
     with torch.device("meta"):
         model = PSPNet(ModelSpec(backbone, 8, (1, 2, 3, 6), *default_widths(backbone), *classes(19), (96, 96)))
-    aux = sum(p.numel() for p in model.aux_head.parameters())
+    aux = sum(p.numel() for p in model.aux_heads.parameters())
     total = sum(p.numel() for p in model.parameters())
     without_aux, with_aux = PARAMETERS[backbone]
     assert (total - aux) / 1e6 == pytest.approx(without_aux, rel=0.01)

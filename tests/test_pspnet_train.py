@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,25 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pspnet.checkpoint import load_model, read_checkpoint
 from pspnet.cli import main
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.errors import PspnetError
-from pspnet.initialise import model_from_checkpoint, new_model
-from pspnet.losses import enet_class_weights, segmentation_loss
-from pspnet.model import PSPNet
-from pspnet.recipe import TrainConfig
+from pspnet.initialise import model_from_checkpoint
 from pspnet.spec import ModelSpec
 from pspnet.train import train
-
-FLOAT32 = 1e-5  # relative: sums over a few thousand float32 values
-CONFIG = TrainConfig(epochs=2, batch=4, crop=64, lr=0.01, workers=0, seed=3)
+from pspnet.train_step import TrainStep
+from tests.training_runs import CONFIG, fresh, no_validation
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def fresh(dataset: Dataset) -> tuple[ModelSpec, PSPNet]:
-    """A small new model with bins for a 64-pixel crop at output stride 32."""
-    return new_model(dataset, "mobilenet_v2", 32, (1, 2), (64, 96), "stretch", False, "none", CONFIG.seed)
-
-
-def no_validation(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
-    """Scores that cost nothing."""
-    assert not model.training
-    return {"miou": 1.0, "pixel_accuracy": 1.0}
 
 
 @pytest.fixture
@@ -63,7 +47,8 @@ def test_two_epochs_from_the_command_line(
     arguments = ["train", "--data", str(camvid_tiny), "-o", str(output), "--weights", "none", "--output-stride", "32"]
     arguments += ["--bins", "1,2", "--size", "64x96", "--crop", "64", "--batch", "4", "--epochs", "2", "--workers", "0"]
     assert main([*arguments, "--json", str(tmp_path / "r.json")]) == 0
-    assert sorted(p.name for p in output.iterdir()) == ["best.pt", "curves.png", "last.pt", "metrics.csv"]
+    names = ["best.pt", "curves.png", "last.pt", "metrics.csv", "tensorboard"]
+    assert sorted(p.name for p in output.iterdir()) == names
     rows = list(csv.DictReader((output / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     rates = [float(row["lr"]) for row in rows]
@@ -73,7 +58,16 @@ def test_two_epochs_from_the_command_line(
     spec, _ = load_model(output / "best.pt")
     assert spec.metrics["val"]["miou"] == pytest.approx(best) and spec.recipe["crop"] == 64
     assert cv2.imread(str(output / "curves.png")) is not None
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    for fact in (
+        "8 images of camvid11 train",
+        "mobilenet_v2 at output stride 32",
+        "2 epochs of 2 steps",
+        "float32",
+        "epochs 50 → 2",
+        "waiting for pictures",
+    ):
+        assert fact in printed, fact  # fmt: skip
 
     before = (output / "last.pt").read_bytes()
     assert main(arguments) == 2  # the folder holds a run
@@ -81,30 +75,6 @@ def test_two_epochs_from_the_command_line(
     assert main([*arguments, "--resume", "--lr", "0.02"]) == 2
     assert "lr 0.01 → 0.02" in capsys.readouterr().err
     assert (output / "last.pt").read_bytes() == before
-
-
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(dataset: Dataset, tmp_path: Path) -> None:
-    spec, model = fresh(dataset)
-    train(model, spec, dataset, CONFIG, tmp_path / "whole", no_validation, resume=False)
-
-    def interrupted(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
-        if (tmp_path / "cut" / "last.pt").exists():
-            raise KeyboardInterrupt
-        return no_validation(model, spec)
-
-    spec, model = fresh(dataset)
-    with pytest.raises(KeyboardInterrupt):
-        train(model, spec, dataset, CONFIG, tmp_path / "cut", interrupted, resume=False)
-    assert len(read_checkpoint(tmp_path / "cut" / "last.pt")[1]["history"]) == 1
-    torch.manual_seed(99)  # the state of the generator must not matter
-    spec, model = fresh(dataset)
-    train(model, spec, dataset, CONFIG, tmp_path / "cut", no_validation, resume=True)
-
-    whole, cut = (read_checkpoint(tmp_path / name / "last.pt")[1]["model"] for name in ("whole", "cut"))
-    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
-    begun = fresh(dataset)[1].state_dict()
-    changed = [n for n, v in begun.items() if v.is_floating_point() and not torch.equal(v, whole[n])]
-    assert len(changed) > 0.9 * sum(v.is_floating_point() for v in begun.values())
 
 
 def test_an_interrupted_run_leaves_no_temporary_file(dataset: Dataset, tmp_path: Path) -> None:
@@ -153,7 +123,7 @@ def test_init_at_another_stride_keeps_every_weight(tiny_checkpoint: Path, datase
 def test_a_loss_that_is_not_a_number_stops_the_run(dataset: Dataset, tmp_path: Path) -> None:
     spec, model = fresh(dataset)
     nn.init.constant_(model.head.classifier.bias, float("nan"))
-    with pytest.raises(PspnetError, match="the loss is nan at epoch 1/2, step 1"):
+    with pytest.raises(PspnetError, match=r"the loss is nan at epoch 1/2, step 1: .* look at \w+\.jpg, \w+\.jpg, "):
         train(model, spec, dataset, CONFIG, tmp_path / "run", no_validation, resume=False)
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -161,11 +131,16 @@ def test_a_loss_that_is_not_a_number_stops_the_run(dataset: Dataset, tmp_path: P
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--batch", "1"], "--batch 2"),
+        (["--batch", "1"], "--batch 2, or --freeze-bn"),
+        (["--batch", "4", "--accumulate", "3"], "a batch of 4 x 3 accumulated"),
+        (["--amp", "fp16"], "needs a GPU"),
+        (["--recipe", "best"], "paper, fast, laptop"),
+        (["--warmup", "9"], "lower --warmup"),
         (["--batch", "9"], "8 images, fewer than a batch of 9"),
         (["--crop", "16"], "crop is 16: it must be 32 to 8192"),
         (["--resume"], "nothing to resume"),
-        (["--class-weights", "median"], "none or enet"),
+        (["--class-weights", "some"], "none, enet, median"),
+        (["--aux-weights", "1,x"], "--aux-weights 0.4"),
         (["--bins", "1,2,9"], "largest bin, 9"),
         (["--bins", "a"], "1,2,3,6"),
         (["--init", "nowhere.pt"], "cannot read checkpoint nowhere.pt"),
@@ -198,37 +173,86 @@ def test_a_checkpoint_of_another_kind_is_refused(
     assert error.startswith(f"pspnet: {path} is ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_loss_equals_its_definition(align_corners: bool, weighted: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    outputs = {name: torch.randn(2, 4, 5, 6, generator=generator) for name in ("out", "aux")}
-    labels = torch.randint(0, 4, (2, 33, 47), generator=generator)
-    labels[:, :7] = 255
-    weights = torch.tensor([0.5, 1.0, 2.0, 7.0]) if weighted else None
-    valid = labels != 255
-    share = (weights if weighted else torch.ones(4))[labels[valid]].double()
-    expected = 0.0
-    for name, factor in (("out", 1.0), ("aux", 0.4)):
-        full = F.interpolate(outputs[name].double(), (33, 47), mode="bilinear", align_corners=align_corners)
-        scores = full.permute(0, 2, 3, 1)[valid]
-        likelihood = scores.exp() / scores.exp().sum(1, keepdim=True)
-        surprise = -likelihood.gather(1, labels[valid][:, None])[:, 0].log()
-        expected += factor * float((share * surprise).sum() / share.sum())
-    ours = segmentation_loss(outputs, labels, 0.4, align_corners, weights)
-    assert float(ours) == pytest.approx(expected, rel=FLOAT32)
-    only = segmentation_loss({"out": outputs["out"]}, labels, 0.4, align_corners, weights)
-    assert float(only) == float(segmentation_loss(outputs, labels, 0.0, align_corners, weights)) < float(ours)
+def test_the_best_weights_are_kept_and_patience_ends_the_run(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = iter([3.0, 7.0, 5.0, 7.0, 99.0])
+
+    def validate(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+        return {"miou": next(scores), "pixel_accuracy": 1.0}
+
+    spec, model = fresh(dataset)
+    config = dataclasses.replace(CONFIG, epochs=9, patience=2)
+    result = train(model, spec, dataset, config, tmp_path, validate, resume=False)
+    assert (result["best_val_miou"], result["epochs"]) == (7.0, 4)
+    best, last = (read_checkpoint(tmp_path / name) for name in ("best.pt", "last.pt"))
+    assert best[1]["epoch"] == 2 and best[0].metrics["val"]["miou"] == 7.0
+    assert not torch.equal(best[1]["model"]["head.classifier.weight"], last[1]["model"]["head.classifier.weight"])
+    assert "no better mIoU for 2 epochs" in capsys.readouterr().out
 
 
-def test_a_batch_without_a_labelled_pixel_adds_nothing() -> None:
-    logits = torch.randn(2, 4, 5, 6, requires_grad=True)
-    loss = segmentation_loss({"out": logits, "aux": logits}, torch.full((2, 20, 24), 255), 0.4, False, None)
-    loss.backward()
-    assert float(loss.detach()) == 0 and logits.grad is not None and not logits.grad.any()
+def test_averaged_weights_are_scored_and_both_are_kept(dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"miou": float(len(seen)), "pixel_accuracy": 1.0}
+
+    spec, model = fresh(dataset)
+    train(model, spec, dataset, dataclasses.replace(CONFIG, ema=0.9), tmp_path, validate, resume=False)
+    best, last = (read_checkpoint(tmp_path / name)[1] for name in ("best.pt", "last.pt"))
+    for name, value in seen[-1].items():
+        assert torch.equal(best["model"][name], value) and torch.equal(last["model"][name], value)
+    weight = "head.classifier.weight"
+    assert torch.equal(last["trained"][weight], model.state_dict()[weight].contiguous())
+    assert not torch.equal(last["trained"][weight], last["model"][weight])
+    load_model(tmp_path / "last.pt")
 
 
-def test_enet_class_weights_against_numpy(dataset: Dataset) -> None:
-    stored = np.concatenate([cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ravel() for path in dataset.labels])
-    share = np.array([(stored == c).sum() for c in range(11)]) / (stored != 11).sum()
-    np.testing.assert_allclose(enet_class_weights(dataset).numpy(), 1 / np.log(1.02 + share), rtol=FLOAT32)
+def test_frozen_batch_norm_trains_on_single_pictures(dataset: Dataset, tmp_path: Path) -> None:
+    spec, model = fresh(dataset)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = dataclasses.replace(CONFIG, epochs=1, batch=1, freeze_bn=True)
+    train(model, spec, dataset, config, tmp_path, no_validation, resume=False)
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name.rpartition(".")[0] in norms), name
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_says_what_to_try(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def exhausted(self: TrainStep, batches: Any, where: str) -> float:
+        raise error
+
+    monkeypatch.setattr(TrainStep, "__call__", exhausted)
+    spec, model = fresh(dataset)
+    with pytest.raises(PspnetError, match=r"batch 4 and crop 64: try --batch 2 --accumulate 2, or .* --crop 48"):
+        train(model, spec, dataset, CONFIG, tmp_path / "run", no_validation, resume=False)
+
+
+def test_deterministic_mode_ends_with_the_run(dataset: Dataset, tmp_path: Path) -> None:
+    def validate(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        return no_validation(model, spec)
+
+    spec, model = fresh(dataset)
+    config = dataclasses.replace(CONFIG, epochs=1, deterministic=True)
+    train(model, spec, dataset, config, tmp_path, validate, resume=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_distiller_adds_its_loss(dataset: Dataset, tmp_path: Path) -> None:
+    weights = []
+    for factor in (0.0, 1.0):
+        spec, model = fresh(dataset)
+
+        def distiller(images: torch.Tensor, outputs: dict[str, torch.Tensor], _: Any, factor: float = factor) -> Any:
+            assert images.shape == (4, 3, 64, 64) and set(outputs) == {"out", "aux3"}
+            return factor * outputs["out"].square().mean()
+
+        config = dataclasses.replace(CONFIG, epochs=1)
+        train(model, spec, dataset, config, tmp_path / str(factor), no_validation, resume=False, distiller=distiller)
+        weights.append(model.state_dict()["head.classifier.weight"])
+    assert weights[1].abs().mean() < weights[0].abs().mean()  # the added loss pulls the logits to 0

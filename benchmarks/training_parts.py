@@ -1,0 +1,60 @@
+"""Parts of a long benchmark that are run once: an interrupted benchmark goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pspnet.cli import main
+from pspnet.errors import PspnetError
+from pspnet.files import read_json, sha256_of, write_json
+
+INTERRUPTED = 130
+
+
+def trained(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]) -> Path:
+    """The best checkpoint of `pspnet train` with `arguments`, which are run, gone on with, or found finished.
+
+    inputs: files that the run depends on. PspnetError where the folder holds a run of other arguments or inputs.
+    """
+    _claim(folder / "run.json", {"arguments": list(arguments), "inputs": [sha256_of(path) for path in inputs]})
+    result = folder / "result.json"
+    if not result.exists():
+        resume = ["--resume"] if (folder / "last.pt").exists() else []
+        run(["train", *arguments, *resume, "-o", str(folder), "--json", str(result)])
+    return folder / "best.pt"
+
+
+def pruned(output: Path, arguments: Sequence[str], checkpoint: str | Path) -> dict[str, Any]:
+    """What `pspnet prune` says of `checkpoint`; its file is `output`."""
+    facts = output.with_suffix(".json")
+    _claim(output.with_suffix(".run.json"), {"arguments": list(arguments), "inputs": [sha256_of(checkpoint)]})
+    if not (output.exists() and facts.exists()):
+        run(["prune", str(checkpoint), *arguments, "-o", str(output), "--json", str(facts)])
+    return read_json(facts, "pruning record")
+
+
+def scores(artefact: str | Path, data: Sequence[str], split: str, folder: Path) -> dict[str, Any]:
+    """What `pspnet evaluate` writes about one split; of a checkpoint on torch. Not run again for the same file."""
+    name = f"{sha256_of(artefact)[:16]}-{split}.json"
+    if not (folder / name).exists():
+        run(["evaluate", str(artefact), *data, "--split", split, "--json", str(folder / name)])
+    found = read_json(folder / name, "evaluation")
+    return {key: found[key] for key in ("miou", "macc", "pixel_accuracy", "protocol")}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """One `pspnet` command, which prints its own errors."""
+    print(f"pspnet {' '.join(arguments)}", flush=True)
+    code = main(arguments)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise PspnetError(f"pspnet {arguments[0]} failed with exit code {code}, see above. The same command goes on")
+
+
+def _claim(path: Path, record: dict[str, Any]) -> None:
+    if path.exists() and read_json(path, "record") != record:
+        raise PspnetError(f"{path.parent} holds parts with other settings: choose another folder with --work")
+    write_json(path, record)

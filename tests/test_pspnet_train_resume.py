@@ -1,0 +1,183 @@
+"""A run that was killed at any step ends, after --resume, with the very weights of a run that was not."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pspnet.checkpoint import read_checkpoint, save_checkpoint
+from pspnet.cli import main
+from pspnet.dataset import Dataset, open_dataset
+from pspnet.errors import PspnetError
+from pspnet.recipe import TrainConfig
+from pspnet.spec import ModelSpec
+from pspnet.train import train
+from pspnet.train_step import TrainStep
+from tests.nets import CAMVID, ROOT
+from tests.training_runs import CONFIG, fresh, no_validation
+
+PATIENCE_S = 120
+KEPT = ("model", "history", "progress", "optimizer", "schedule", "scaler")
+KILLED_IN = """
+import os, signal, sys
+from pspnet import train_step
+real, left = train_step.TrainStep._update, [int(sys.argv[1])]
+def dying(self):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self)
+train_step.TrainStep._update = dying
+from pspnet.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+"""A `pspnet` command that is killed between the gradients and the optimiser of its step number argv[1], from 0."""
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return open_dataset("camvid11", CAMVID, "train")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Sums in parallel would depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Weights, averages and optimiser of two last.pt are equal in every bit."""
+    one, two = (read_checkpoint(path)[1] for path in (first, second))
+    for part in ("model", "trained"):
+        assert one.get(part, {}).keys() == two.get(part, {}).keys()
+        assert all(torch.equal(value, two[part][name]) for name, value in one.get(part, {}).items())
+    for number, entry in one["optimizer"]["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(two["optimizer"]["state"][number][name]))
+    for row, other in zip(one["history"], two["history"], strict=True):
+        assert all(row[name] == other[name] for name in ("epoch", "loss", "lr", "miou"))
+
+
+def test_killed_at_random_steps_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "train", "--data", str(CAMVID), "--weights", "none", "--output-stride", "32", "--bins", "1,2",
+        "--size", "64x96", "--crop", "64", "--batch", "2", "--epochs", "2", "--workers", "0", "--save-every", "1",
+        "--ema", "0.9", "--optimizer", "adamw", "--lr", "0.001", "--schedule", "cosine", "--warmup", "2", "--clip", "1",
+        "--deterministic",
+    ]  # fmt: skip
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    first, second = sorted(random.Random().sample(range(1, 8), 2))  # of 8 steps
+    print(f"killed in steps {first} and {second}")
+    for kill_at, resume in ((first, []), (second - first, ["--resume"])):
+        arguments = [str(kill_at), *command, "-o", str(tmp_path / "killed"), *resume]
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_IN, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, (first, second, killed.stderr)
+    (tmp_path / "killed" / ".last.1.tmp.pt").touch()  # as a kill in the middle of a write leaves it
+    assert main([*command, "-o", str(tmp_path / "killed"), "--resume"]) == 0
+    assert_same(tmp_path / "whole" / "last.pt", tmp_path / "killed" / "last.pt")
+    assert_same_best(tmp_path / "whole" / "best.pt", tmp_path / "killed" / "best.pt")
+    rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("whole", "killed")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def assert_same_best(first: Path, second: Path) -> None:
+    """The same epoch was the best, with the same weights."""
+    one, two = (read_checkpoint(path)[1] for path in (first, second))
+    assert one["epoch"] == two["epoch"]
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "stop"),
+    [
+        ({"batch": 2, "save_every": 1, "schedule": "onecycle"}, 6),
+        ({"batch": 2, "accumulate": 2, "save_every": 3, "optimizer": "adam", "ema": 0.99}, 3),
+        ({"batch": 4}, 2),  # begins again with the second epoch
+    ],
+)
+def test_interrupted_and_resumed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], stop: int
+) -> None:
+    config = dataclasses.replace(CONFIG, **changes)
+
+    def run(output: Path, resume: bool) -> None:
+        spec, model = fresh(dataset)
+        torch.manual_seed(99 + resume)  # the state of the generator must not matter
+        train(model, spec, dataset, config, output, no_validation, resume)
+
+    run(tmp_path / "whole", False)
+    real, done = TrainStep.__call__, [0]
+
+    def interrupted(self: TrainStep, batches: Any, where: str) -> float:
+        if done[0] == stop:
+            raise KeyboardInterrupt
+        done[0] += 1
+        return real(self, batches, where)
+
+    monkeypatch.setattr(TrainStep, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", False)
+    monkeypatch.setattr(TrainStep, "__call__", real)
+    run(tmp_path / "cut", True)
+    assert_same(tmp_path / "whole" / "last.pt", tmp_path / "cut" / "last.pt")
+
+
+def resumed_with(dataset: Dataset, folder: Path, config: TrainConfig, **spec_changes: Any) -> None:
+    """Resume the run of `folder` with other settings."""
+    spec, model = fresh(dataset)
+    train(model, dataclasses.replace(spec, **spec_changes), dataset, config, folder, no_validation, resume=True)
+
+
+def test_changed_settings_are_refused_but_for_those_that_change_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    spec, model = fresh(dataset)
+    once = dataclasses.replace(CONFIG, epochs=1)
+    train(model, spec, dataset, once, tmp_path, no_validation, resume=False)
+    with pytest.raises(PspnetError, match=r"epochs 1 → 2; ema 0.0 → 0.5"):
+        resumed_with(dataset, tmp_path, dataclasses.replace(CONFIG, ema=0.5))
+    with pytest.raises(PspnetError, match=r"fit stretch → letterbox"):
+        resumed_with(dataset, tmp_path, once, fit="letterbox")
+    with pytest.raises(PspnetError, match=r"teacher big\.pt → None"):
+        stored, raw = read_checkpoint(tmp_path / "last.pt")
+        taught = dataclasses.replace(stored, recipe={**stored.recipe, "teacher": "big.pt"})
+        (tmp_path / "other").mkdir()
+        save_checkpoint(tmp_path / "other" / "last.pt", taught, **{k: v for k, v in raw.items() if k in KEPT})
+        resumed_with(dataset, tmp_path / "other", once)
+    resumed_with(dataset, tmp_path, dataclasses.replace(once, workers=1, save_every=5, patience=3))
+
+
+def test_a_checkpoint_without_a_run_is_refused(dataset: Dataset, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(tiny_checkpoint.read_bytes())
+    with pytest.raises(PspnetError, match=r"holds no run to go on with: .* --init"):
+        resumed_with(dataset, tmp_path, CONFIG)
+
+
+def test_the_spec_of_a_half_finished_epoch_claims_no_scores(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    spec, model = fresh(dataset)
+    with pytest.raises(KeyboardInterrupt):
+        config = dataclasses.replace(CONFIG, batch=2, save_every=3)
+        train(model, spec, dataset, config, tmp_path, never, resume=False)
+    spec, raw = read_checkpoint(tmp_path / "last.pt")
+    assert spec.metrics == {} and raw["progress"]["step"] == 3 and raw["history"] == []
