@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -41,6 +42,7 @@ def test_a_resumed_run_hides_the_events_of_the_steps_it_repeats(tmp_path: Path) 
     with RunLog(tmp_path, 0) as log:
         for number in range(1, 6):
             log.step(number, float(number), 0.1)
+    time.sleep(1.01)  # TensorBoard reads event files in the order of the seconds in their names
     with RunLog(tmp_path, 3) as log:
         log.step(4, 40.0, 0.1)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -178,7 +178,7 @@ def test_evaluate_says_that_it_simulates_and_scores_as_float32_does(
     fp16: Path, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     scores = scores_of(fp16, tmp_path)
-    assert "(ort, fp16 (simulated))" in capsys.readouterr().out
+    assert "(ort, fp16 (simulated); " in capsys.readouterr().out
     assert (scores["protocol"]["engine"], scores["protocol"]["precision"]) == ("ort", "fp16 (simulated)")
     reference = scores_of(small_onnx, tmp_path, "--engine", "ort")
     assert abs(scores["miou"] - reference["miou"]) <= MIOU_TOLERANCE
