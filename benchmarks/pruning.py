@@ -71,7 +71,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     steps = {"before": args.checkpoint, "pruned": small, "tuned": tuned}
     miou = {name: scores(path, data, args.split, work) for name, path in steps.items()}
     speed, network = timed(args, work, args.checkpoint, tuned)
-    print_table(speed)
+    print_table(stamped(speed))
     print(
         f"{100 * facts['share_left']:.1f} % of the multiply-adds are left: frame to labels "
         f"{speed['candidates'][1]['ratio_to_first']['median']:.2f} times faster, the network alone "

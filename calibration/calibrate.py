@@ -16,6 +16,7 @@ from calibration.table import CalibrationTable
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, sha256_of
 from pspnet.metadata import attach_spec, extra, read_model, spec_from_model
+from runtime.runner import check_constants
 
 
 def calibrate(
@@ -29,6 +30,7 @@ def calibrate(
         raise PspnetError(f"percentile is {percentile:g}: it must be above 50 and at most 100, for example 99.99")
     model = read_model(model_path)
     spec = spec_from_model(model, model_path)
+    check_constants(model, model_path)
     if (precision := extra(model, "precision") or "fp32") != "fp32":
         raise PspnetError(f"{model_path} is {precision} already: calibrate the fp32 file that `pspnet export` wrote")
     table_path = Path(output).with_suffix(".json")

@@ -33,7 +33,7 @@ class CalibrationTable:
     @classmethod
     def load(cls, path: str | Path) -> CalibrationTable:
         """The inverse of `save`; PspnetError where the file is of another kind."""
-        raw = read_json(path, KIND)
+        raw = read_json(path, KIND, "`pspnet calibrate` writes one")
         if not isinstance(raw, dict) or raw.pop("kind", None) != KIND:
             raise PspnetError(f"{path} is no calibration table: give the .json that `pspnet calibrate` wrote")
         try:

@@ -72,7 +72,7 @@ def export(
 
     size: (height, width) of the network's input, default the checkpoint's. pictures: files of real ones that the proof
     runs on beside seeded ones. form: of the head, "folded" or "fixed". fp16: write the float16-typed twin too, to
-    `half_path(output)`; its figures are the proof's "fp16".
+    `half_path(output)`; its figures are the proof's "fp16", and where `prove_half` refuses it, neither is written.
     """
     if form not in FORMS:
         raise PspnetError(f"head is {form!r}: choose one of {', '.join(FORMS)} with --head")

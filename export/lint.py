@@ -8,16 +8,18 @@ from typing import Any
 
 import onnx
 
-from export import lint_qdq, lint_rules, lint_types
+from export import lint_checks, lint_engines, lint_qdq, lint_rules, lint_types
 from export.lint_graph import Finding, Graph
 from export.lint_targets import TARGETS, Target
 from pspnet.errors import PspnetError
 from pspnet.metadata import read_model
 
 SEVERITIES = {"refused": "refused, or read with other results", "slow": "runs slowly", "note": "notes"}
-RULES = (*lint_rules.RULES, *lint_types.RULES, *lint_qdq.RULES)
+RULES = (*lint_checks.RULES, *lint_rules.RULES, *lint_types.RULES, *lint_qdq.RULES)
 NAMED = 3
 """Of the nodes with the same finding, so many are printed by name; the JSON has all of them."""
+HEAD = ("file", "file_bytes", "producer", "ir_version", "opset", "inputs", "outputs", "nodes", "precision")
+"""Of what `pspnet inspect` knows, so much is printed before the findings; the JSON has all of it."""
 
 
 def lint(model: onnx.ModelProto, target: str) -> list[Finding]:
@@ -26,18 +28,25 @@ def lint(model: onnx.ModelProto, target: str) -> list[Finding]:
     model: any ONNX model, with or without our spec, its external data loaded or not; it is not changed. PspnetError
     where the target is unknown.
     """
-    chosen = _target(target)
-    graph = Graph(model)
+    chosen, graph = _target(target), Graph(model)
     found = [finding for rule, families in RULES if chosen.family in families for finding in rule(graph, chosen)]
-    return sorted(found, key=lambda finding: list(SEVERITIES).index(finding.severity))
+    return _sorted(found)
 
 
 def lint_file(path: str | Path, target: str) -> list[Finding]:
-    """`lint` of a file; PspnetError where it is no ONNX file, or is cut short."""
+    """`lint` of a file, and what the target's engine says to it where that is installed.
+
+    PspnetError where it is no ONNX file, or is cut short.
+    """
     if Path(path).suffix != ".onnx":
         raise PspnetError(f"--target looks into ONNX files, {path} is none: give model.onnx ({', '.join(TARGETS)})")
-    _target(target)
-    return lint(read_model(path), target)
+    chosen = _target(target)
+    return _sorted(lint_engines.judged_by_engine(lint(read_model(path), target), path, chosen))
+
+
+def is_refused(findings: list[Finding]) -> bool:
+    """Whether the target would refuse the file, or read it with other results."""
+    return any(finding.severity == "refused" for finding in findings)
 
 
 def facts_of(findings: list[Finding], target: str) -> dict[str, Any]:
@@ -59,6 +68,10 @@ def text_of(findings: list[Finding], target: str) -> str:
             lines.append(f"{target}: {title}")
         lines += [f"  {rule}: {_where(op, names)}{text}" for (_, rule, op, text), names in chosen.items()]
     return "\n".join(lines)
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: list(SEVERITIES).index(finding.severity))
 
 
 def _target(name: str) -> Target:

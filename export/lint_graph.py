@@ -37,12 +37,13 @@ class Finding:
 class Graph:
     """A model with local functions inlined and types inferred as far as ONNX can.
 
-    nodes: of the graph and of every nested one, without the `malformed`, which lack inputs or outputs. opset: of the
-    default domain. types: tensor -> TensorProto type.
+    source: the model as it was given. nodes: of the graph and of every nested one, without the `malformed`, which lack
+    inputs or outputs. opset: of the default domain. types: tensor -> TensorProto type.
     shapes: tensor -> axes, None where an axis is symbolic. External data may be absent: such tensors have no value.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        self.source = model
         if model.functions:
             from onnx import inliner
 
@@ -137,6 +138,12 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def nested_graphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes: bodies of loops, branches of conditions."""
+    for item in node.attribute:
+        yield from (*item.graphs, *([item.g] if item.HasField("g") else []))
+
+
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(model)
@@ -147,9 +154,8 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 def _nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
-        for item in node.attribute:
-            for nested in [*item.graphs, *([item.g] if item.HasField("g") else [])]:
-                yield from _nodes(nested)
+        for nested in nested_graphs(node):
+            yield from _nodes(nested)
 
 
 def _is_complete(node: NodeProto) -> bool:

@@ -16,7 +16,7 @@ LAYOUT = ("Reshape", "Transpose", "Slice", "Flatten", "Split", "Squeeze", "Unsqu
 HALF_TYPED_OPSET = 19  # the first whose Q and DQ take float16
 SMALLEST_NORMAL_HALF = 2.0**-14
 NARROW = 16  # channels, K and N below which INT8 kernels pad more than they save
-PLACE = "place Q/DQ with `pspnet calibrate`"
+PLACE = "place Q/DQ as `pspnet calibrate` does"
 
 
 def zero_points(graph: Graph, target: Target) -> Iterator[Finding]:

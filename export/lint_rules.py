@@ -14,10 +14,11 @@ from export.lint_targets import EVERYWHERE, LARGEST_IR, OPENVINO, ORT, TENSORRT,
 STORM = 100  # Gather nodes; the dynamo exporter writes 156 for one pool of 64 pixels to 6 cells, others use a few
 WIDE_WINDOW = 900  # pixels of a 30x30 window, from which on a matrix product is likely faster
 PRODUCT_STEP = 8  # tensor cores take fp16 in steps of 8
+WASTE = 0.1  # share of padding below which a product is left alone
 DEFAULT_DOMAINS = ("", "ai.onnx")
 SHAPE_OPERATORS = ("Shape", "Size", "ConstantOfShape", "Range", "Expand", "Where")
 TO_OUTPUT = ("ArgMax", "Softmax", "LogSoftmax", "Sigmoid", "Cast", "Identity", "Transpose", "Squeeze", "Reshape")
-EXPORT = "export the checkpoint with `pspnet export`"
+FIXED = "export with fixed axes, or fold it with onnxsim"
 
 
 def opset(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -52,7 +53,7 @@ def operators(graph: Graph, target: Target) -> Iterator[Finding]:
                 text = f"OpenVINO reads only some operators of {node.domain}: try the file with --engine openvino"
                 yield at_node("note", "operator", node, text)
         elif target.family == TENSORRT and _is_qoperator(node):
-            text = "TensorRT takes INT8 as Q/DQ around float operators only: quantise with `pspnet calibrate`"
+            text = "TensorRT takes INT8 as Q/DQ around float operators only, as `pspnet calibrate` writes it"
             yield at_node("refused", "qoperator", node, text)
         elif _is_missing(node, graph, target):
             yield at_node("refused", "operator", node, f"{target.title} has no {node.op_type}: replace it{plugin}")
@@ -116,7 +117,7 @@ def resize(graph: Graph, target: Target) -> Iterator[Finding]:
             text = "align_corners by scales rounds differently from tool to tool: give `sizes` as a constant"
             yield at_node("note", "resize-scales", node, text)
         if not all(graph.is_constant(name) for name in node.input[1:] if name):
-            text = f"sizes are computed at run time: {EXPORT} for one size, or fold them with onnxsim"
+            text = f"sizes are computed at run time: {FIXED}"
             yield at_node("slow", "resize-dynamic", node, text)
 
 
@@ -159,27 +160,32 @@ def control_flow(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def dynamic_size(graph: Graph, target: Target) -> Iterator[Finding]:
-    """A picture input without a fixed height or width."""
+    """A picture input without a fixed height or width, in any network."""
     for value in graph.inputs:
         shape = graph.shapes.get(value.name, ())
         spatial = shape[1:3] if len(shape) == 4 and shape[3] in (1, 3, 4) else shape[2:]
         if len(shape) == 4 and None in spatial:
-            text = f"height or width is not fixed; PSPNet's pyramid needs one size: {EXPORT} --size HxW"
+            text = f"height or width is not fixed, so {_COST_OF_OPEN_AXES[target.family]}: fix both in the exporter"
             yield at_tensor("note", "dynamic-size", value.name, text)
+
+
+_COST_OF_OPEN_AXES = {
+    TENSORRT: "TensorRT needs an optimisation profile and builds for a range of sizes",
+    OPENVINO: "OpenVINO plans memory and kernels anew for every size",
+    ORT: "ONNX Runtime cannot plan memory ahead, and shapes are computed at run time",
+}
 
 
 def leftovers(graph: Graph, target: Target) -> Iterator[Finding]:
     """What an export in eval mode with constants folded does not contain."""
     for node in graph.by_op("BatchNormalization"):
         if graph.made_by(node.input[0], "Conv", "ConvTranspose"):
-            text = f"batch norm is not folded into its convolution, which every engine then has to do: {EXPORT}"
+            text = "batch norm is not folded into its convolution, so every engine has to do that: export in eval mode"
             yield at_node("note", "batch-norm", node, text)
     for node in graph.by_op("Dropout"):
         yield at_node("note", "dropout", node, "Dropout is left in the graph: export in eval mode")
     for node in graph.by_op(*SHAPE_OPERATORS):
-        yield at_node(
-            "note", "shape-chain", node, f"a shape is computed at run time: {EXPORT}, or fold it with onnxsim"
-        )
+        yield at_node("note", "shape-chain", node, f"a shape is computed at run time: {FIXED}")
 
 
 def pooling(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -187,24 +193,28 @@ def pooling(graph: Graph, target: Target) -> Iterator[Finding]:
     if (count := len(graph.by_op("Gather"))) >= STORM:
         text = (
             f"{count} Gather, {len(graph.by_op('Add'))} Add and {len(graph.by_op('Slice'))} Slice nodes, as the "
-            f"exporter of PyTorch writes adaptive pooling: {EXPORT}, which writes two products per pool"
+            "exporter of PyTorch writes adaptive pooling: for a PSPNet, `pspnet export` writes a few products instead"
         )
         yield at_tensor("note", "gather-storm", "", text)
     for node in graph.by_op("AveragePool"):
         if np.prod(attribute(node, "kernel_shape", [1])) >= WIDE_WINDOW:
-            text = f"a window this wide is likely slower than a matrix product (measure): {EXPORT}"
+            text = "a window this wide is likely slower than a matrix product, which `pspnet export` writes (measure)"
             yield at_node("note", "wide-window", node, text)
 
 
 def products(graph: Graph, target: Target) -> Iterator[Finding]:
-    """Matrix products with a constant whose K or N does not fill tensor cores."""
+    """Matrix products with a constant whose K or N does not fill tensor cores, where that costs more than a little.
+
+    The products of a folded head have the map's own sides as K and N, such as 45 and 60: padding those to 48 and 64
+    adds less than WASTE, in products that are small beside the convolutions.
+    """
     for node in graph.by_op("MatMul", "Gemm"):
         shapes = [graph.shapes.get(name, ()) for name in node.input[:2] if graph.is_constant(name)]
-        if any(axis and axis % PRODUCT_STEP for shape in shapes for axis in shape[-2:]):
-            text = (
-                f"K or N of the constant is no multiple of {PRODUCT_STEP}: fp16 tensor cores pad it (small: no matter)"
-            )
-            yield at_node("note", "matmul-step", node, text)
+        for axis in sorted({axis for shape in shapes for axis in shape[-2:] if axis}):
+            full = -(-axis // PRODUCT_STEP) * PRODUCT_STEP
+            if full > axis * (1 + WASTE):
+                text = f"K or N is {axis}, which fp16 tensor cores pad to {full}: make it a multiple of {PRODUCT_STEP}"
+                yield at_node("note", "matmul-step", node, text)
 
 
 RULES = (

@@ -12,6 +12,13 @@ from export.lint_targets import EVERYWHERE, OPENVINO, ORT, TENSORRT, TENSORRT_TY
 
 LARGE_BYTES = 8 * 2**20
 LARGEST_HALF = 65504.0
+# STRONGLY_TYPED is in NvInfer.h and the Python module of 10.3; "fully available from 10.12" is what NVIDIA's
+# trt-strong-typing-migration guide says. Without it a graph with float16 tensors fails unless the flag FP16 is set
+# (TensorRT issue 3277), with it that flag is refused (issue 4253).
+HALF_IN_WEAK = (
+    "float16 types are kept only in a network made with STRONGLY_TYPED and without the flag FP16. 10.3 has it, but "
+    "NVIDIA calls it fully available from 10.12 on: compare with the fp32 file built with the flag FP16"
+)
 
 
 def types(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -102,7 +109,8 @@ def external(graph: Graph, target: Target) -> Iterator[Finding]:
     """Values that could not be looked at."""
     count = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.constants.values())
     if count:
-        yield at_tensor("note", "external-data", "", f"{count} constants lie outside the file; values were not checked")
+        text = f"{count} constants lie outside the file: neither their values nor the file as a whole were checked"
+        yield at_tensor("note", "external-data", "", text)
 
 
 def typing(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -110,8 +118,10 @@ def typing(graph: Graph, target: Target) -> Iterator[Finding]:
     kinds, half = graph.weighted_types(), TensorProto.FLOAT16
     if target.strongly_typed and kinds and half not in kinds and TensorProto.BFLOAT16 not in kinds:
         what = "all but the INT8 layers run in fp32" if graph.has_qdq() else "every layer runs in fp32"
-        text = f"TensorRT 11 keeps the file's types: {what}. Build the fp16 twin of `pspnet export --fp16`"
+        text = f"TensorRT 11 keeps the file's types: {what}. Build a typed fp16 file (ours: `pspnet export --fp16`)"
         yield at_tensor("note", "typing", "", text)
+    if half in kinds and target.family == TENSORRT and not target.strongly_typed:
+        yield at_tensor("note", "typing", "", HALF_IN_WEAK)
     if half in kinds and target.family == OPENVINO:
         text = "OpenVINO computes fp16 files in fp32 or bf16 on a CPU: accuracy of fp16 is not seen there"
         yield at_tensor("note", "typing", "", text)

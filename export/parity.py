@@ -41,6 +41,11 @@ def prove(model: PSPNet, spec: ModelSpec, graph: onnx.ModelProto, pictures: list
     head_errors, network_errors, gaps = [], [], [0.0]
     for images in batches(spec, pictures):
         features, expected = reference(model, spec, images)
+        if not np.isfinite(expected).all():
+            raise PspnetError(
+                "the checkpoint itself gives logits that are NaN or infinite in PyTorch: its values run out of "
+                "float32. Nothing was written; use another checkpoint"
+            )
         head_errors.append(relative_error(head.run(None, {"features": features})[0], expected))
         logits = network.run(None, {"image": images})[0]
         network_errors.append(relative_error(logits, expected))
@@ -102,13 +107,17 @@ def reference(model: PSPNet, spec: ModelSpec, images: np.ndarray) -> tuple[np.nd
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """Largest |difference| over the largest |reference|."""
-    return float(np.abs(value - reference).max() / np.abs(reference).max())
+    """Largest |difference| over the largest |reference|; where that is 0: 0 for equal values, infinity for others."""
+    difference, largest = float(np.abs(value - reference).max()), float(np.abs(reference).max())
+    return difference / largest if largest else float("inf" if difference else 0)
 
 
 def largest_gap(logits: np.ndarray, other: np.ndarray, flips: np.ndarray) -> float:
-    """How far from a tie a flipped pixel was at most: its two classes' gap in `logits` (C, h, w), over max |logits|."""
-    if not flips.any():
+    """How far from a tie a flipped pixel was at most: its two classes' gap in `logits` (C, h, w), over max |logits|.
+
+    0 where no pixel flipped, and where all logits are 0, which ties them.
+    """
+    if not flips.any() or not logits.any():
         return 0.0
     chosen = np.take_along_axis(logits, other[None].astype(np.int64), 0)[0]
     return float((logits.max(0) - chosen)[flips].max() / np.abs(logits).max())

@@ -51,22 +51,25 @@ def shape_of(head: Head) -> HeadShape:
 
 def print_sizes(args: argparse.Namespace) -> None:
     """`pspnet export --sizes`: print the table, and write it where --json says."""
-    if given := [name for name in ("output", "size", "fit", "fp16", "data") if getattr(args, name)]:
+    if args.sizes is None:
+        raise PspnetError("--cameras says what each of --sizes does to their pictures: give --sizes too")
+    names = ("output", "size", "fit", "fp16", "head", "data", "split", "images")
+    if given := [name for name in names if getattr(args, name) is not None and getattr(args, name) is not False]:
         raise PspnetError(f"--sizes only prints, nothing is exported: leave out --{given[0]}")
+    if args.dataset != "auto":
+        raise PspnetError("--sizes only prints, nothing is exported: leave out --dataset")
     table = table_of(args.checkpoint, args.sizes, args.cameras)
     print(text_of(table))
     if args.json:
         write_json(args.json, table)
 
 
-def table_of(checkpoint: str | Path | None, sizes: str | None, cameras: str | None) -> dict[str, Any]:
+def table_of(checkpoint: str | Path | None, sizes: str, cameras: str | None) -> dict[str, Any]:
     """Everything `pspnet export --sizes` says, for JSON; `text_of` prints it.
 
     checkpoint: None for the default network. sizes, cameras: lists of HxW with commas; cameras None for common ones.
-    PspnetError where there are no sizes, one is no size, or its map is smaller than the largest bin.
+    PspnetError where one is no size, or its map is smaller than the largest bin.
     """
-    if sizes is None:
-        raise PspnetError("--cameras says what each of --sizes does to their pictures: give --sizes too")
     pixels, picture_sizes = _list_of(sizes), _list_of(DEFAULT_CAMERAS if cameras is None else cameras)
     spec, model = _default_network() if checkpoint is None else load_model(checkpoint)
     shape = shape_of(model.head)
@@ -167,44 +170,57 @@ def text_of(table: dict[str, Any]) -> str:
     bins = ", ".join(map(str, table["bins"]))
     network = f"{table['backbone']}, output stride {table['output_stride']}, bins {bins}, {table['classes']} classes"
     origin = table["checkpoint"] or "the default network (give a checkpoint for another)"
+    costs = [
+        ["size", "map", "divisible pools", "as trained", "fixed", "folded", "of trained", "fixed", "folded"],
+        *map(_size_cells, table["sizes"]),
+    ]  # fmt: skip
+    pictures = table["pictures"]  # of each camera and size, one for each of FITS
+    fits = [
+        ["camera", "size", "scale", "things look", "scale", "border", "scale", "unseen"],
+        *(_picture_cells(*pictures[i : i + len(FITS)]) for i in range(0, len(pictures), len(FITS))),
+    ]  # fmt: skip
     lines = [
         f"{origin}: {network}", "",
         "the head, for one picture; where a bin divides the map's height and width, its pool is a plain average pool",
-        f"{'':38}{'multiply-adds, 10^9':43}float32 constants, kB",
-        f"{'size':11}{'map':10}{'divisible pools':15}"
-        f"{'as trained':>12}{'fixed':>9}{'folded':>9}{'of trained':>12}{'fixed':>12}{'folded':>9}",
+        *_aligned(costs, 3, {3: "multiply-adds, 10^9", 7: "float32 constants, kB"}), "",
+        "the camera's picture by --fit; scale: network pixels per camera pixel, rows x columns where they differ",
+        *_aligned(fits, len(fits[0]), {2: "stretch", 4: "letterbox", 6: "crop"}),
     ]  # fmt: skip
-    lines += [_size_line(facts) for facts in table["sizes"]]
-    lines += [
-        "", "the camera's picture by --fit; scale: network pixels per camera pixel, rows x columns where they differ",
-        f"{'':22}{'stretch':32}{'letterbox':24}crop",
-        f"{'camera':11}{'size':11}{'scale':15}{'things look':17}{'scale':15}{'border':9}{'scale':15}unseen",
-    ]  # fmt: skip
-    pictures = table["pictures"]  # of each camera and size, one for each of FITS
-    lines += [_picture_line(*pictures[i : i + len(FITS)]) for i in range(0, len(pictures), len(FITS))]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _size_line(facts: dict[str, Any]) -> str:
+def _aligned(rows: list[list[str]], left: int, titles: dict[int, str]) -> list[str]:
+    """Rows as lines with columns two spaces apart, the first `left` flush left; titles: of the columns from one on."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    head = ""
+    for column, title in titles.items():
+        start = sum(widths[:column]) + (2 if column >= left else 0)
+        head = f"{head:{start}}{title}"
+    lines = [
+        "".join(f"{cell:<{width}}" for cell, width in zip(row[:left], widths[:left], strict=True))
+        + "".join(f"{cell:>{width}}" for cell, width in zip(row[left:], widths[left:], strict=True))
+        for row in rows
+    ]  # fmt: skip
+    return [head, *lines]
+
+
+def _size_cells(facts: dict[str, Any]) -> list[str]:
     pools = ", ".join(str(pool["bin"]) for pool in facts["pools"] if pool["height"] and pool["width"]) or "none"
     trained, fixed, folded = (f"{facts['multiply_adds'][form]['total'] / 1e9:.2f}" for form in FORMS)
     constants = [f"{facts['constant_bytes'][form] / 1e3:.1f}" for form in ("fixed", "folded")]
-    return (
-        f"{_size(facts['size']):11}{_size(facts['map']):10}{pools:15}"
-        f"{trained:>12}{fixed:>9}{folded:>9}{100 * facts['to_trained']['folded']:>10.0f} %"
-        f"{constants[0]:>12}{constants[1]:>9}"
-    )
+    share = f"{100 * facts['to_trained']['folded']:.0f} %"
+    return [_size(facts["size"]), _size(facts["map"]), pools, trained, fixed, folded, share, *constants]
 
 
-def _picture_line(stretch: dict[str, Any], letterbox: dict[str, Any], crop: dict[str, Any]) -> str:
+def _picture_cells(stretch: dict[str, Any], letterbox: dict[str, Any], crop: dict[str, Any]) -> list[str]:
     wider = stretch["wider"]
     more = f"{100 * (max(wider, 1 / wider) - 1):.1f} %"
     bent = "as they are" if more == "0.0 %" else f"{more} {'wider' if wider > 1 else 'taller'}"
-    return (
-        f"{_size(stretch['camera']):11}{_size(stretch['size']):11}{_scale(stretch['scale']):15}{bent:17}"
-        f"{_scale(letterbox['scale']):15}{100 * letterbox['border']:4.1f} %   "
-        f"{_scale(crop['scale']):15}{100 * crop['unseen']:4.1f} %"
-    )
+    return [
+        _size(stretch["camera"]), _size(stretch["size"]), _scale(stretch["scale"]), bent,
+        _scale(letterbox["scale"]), f"{100 * letterbox['border']:4.1f} %",
+        _scale(crop["scale"]), f"{100 * crop['unseen']:4.1f} %",
+    ]  # fmt: skip
 
 
 def _size(size: list[int]) -> str:

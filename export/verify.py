@@ -25,6 +25,8 @@ from runtime.runner import ClosingRunner, Runner
 from runtime.segmenter import CpuSegmenter
 from runtime.source import open_source
 
+BACKGROUND = 24  # grey level of the strip below a heat map
+
 Pair = tuple[np.ndarray, np.ndarray | None]
 """A picture (H, W, 3) uint8 BGR and its labels (H, W) uint8, or None where there are none."""
 
@@ -63,12 +65,12 @@ class Pictures:
     hashes: SHA-256 of every file that has been read so far, by its place in `data`.
     """
 
-    def __init__(self, data: str | Path, dataset: str, split: str) -> None:
+    def __init__(self, data: str | Path, dataset: str, split: str | None) -> None:
         self.hashes: dict[str, str] = {}
         self.pairs: Dataset | None = None
         self._data = Path(data)
         if is_dataset(self._data):
-            self.pairs = open_dataset(dataset, data, split)
+            self.pairs = open_dataset(dataset, data, split or "val")
             self._length: int | None = len(self.pairs)
         elif not self._data.exists():
             raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
@@ -76,6 +78,8 @@ class Pictures:
             raise PspnetError(
                 f"{data} is no data set in a known layout (docs/datasets.md): leave out --dataset {dataset}"
             )
+        elif split is not None:
+            raise PspnetError(f"{data} is no data set, so it has no splits: leave out --split {split}")
         else:
             self._source = open_source(str(data))
             self._length = self._source.length
@@ -118,7 +122,7 @@ def verify(
     names = runners[0].spec.class_names
     if pictures.pairs:
         check_classes(runners[0].spec, pictures.pairs)
-    keeping = [KeepingRunner(runner, path) for runner, path in zip(runners, paths, strict=True)]
+    keeping = [KeepingRunner(runner) for runner in runners]
     segmenters = [CpuSegmenter(runner, fit) for runner in keeping]
     agreement, matrices = Agreement(names), [ConfusionMatrix(len(names)) for _ in runners]
     flips, logits_errors = FlipMap(), [0.0]
@@ -148,21 +152,15 @@ def verify(
 
 
 class KeepingRunner(ClosingRunner):
-    """A runner whose last output can be looked at once more, and which refuses to give values that are no numbers."""
+    """A runner whose last output can be looked at once more."""
 
-    def __init__(self, runner: Runner, path: Path) -> None:
+    def __init__(self, runner: Runner) -> None:
         self.spec, self.engine, self.precision, self.gives = runner.spec, runner.engine, runner.precision, runner.gives
-        self.last = np.zeros(0, np.float32)
-        self._runner, self._path = runner, path
+        self.name, self.last, self._runner = runner.name, np.zeros(0, np.float32), runner
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """As the runner's own."""
         self.last = self._runner.infer(images)
-        if not np.isfinite(self.last).all():
-            raise PspnetError(
-                f"{self._path} gives logits that are NaN or infinite ({self.engine}, {self.precision}), so its labels "
-                "mean nothing. Export it again from a sound checkpoint"
-            )
         return self.last
 
 
@@ -190,22 +188,42 @@ class FlipMap:
     def write(self, path: str | Path, text: str) -> None:
         """PNG: the mean picture in grey; where labels flip, from dark red to white at the most frequent place.
 
-        Below it a strip with `text`. Nothing is scaled: a pixel of the map is one of the first picture.
+        Below it a strip with `text` and the scale of the colours, if there are any. Nothing is scaled: a pixel of the
+        map is one of the first picture.
         """
         share = self._sum / self.count
         most = float(share.max())
-        # The square root and the start away from black keep single flips visible among many pictures.
-        heat = 0.25 + 0.75 * np.sqrt(share / most) if most else share
-        colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_HOT)
         grey = cv2.cvtColor((self._mean / self.count * 0.6).astype(np.uint8), cv2.COLOR_GRAY2BGR)
-        drawn = np.where(share[..., None] > 0, colours, grey)
-        text = f"{text}; white: in {100 * most:.0f} % of {self.count} images"
-        needed = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 12
-        height, width = drawn.shape[:2]
-        canvas = np.full((height + 28, max(width, needed), 3), 24, np.uint8)
-        canvas[:height, :width] = drawn
-        cv2.putText(canvas, text, (6, height + 19), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
+        drawn = np.where(share[..., None] > 0, _heat(share / most), grey) if most else grey
+        parts: list[str | np.ndarray] = [f"{text};" if most else "no differences"]
+        if most:
+            scale = _heat(np.tile(np.linspace(0, 1, 100, dtype=np.float32), (12, 1)))
+            parts += ["in 0 %", scale, f"{100 * most:.3g} % of {self.count} image{'' if self.count == 1 else 's'}"]
+        strip = _strip(parts, drawn.shape[1])
+        canvas = np.full((len(drawn) + len(strip), strip.shape[1], 3), BACKGROUND, np.uint8)
+        canvas[: len(drawn), : drawn.shape[1]], canvas[len(drawn) :] = drawn, strip
         write_image(path, canvas)
+
+
+def _heat(share: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) uint8 BGR of shares 0..1: dark red, red, yellow, white."""
+    # The square root and the start away from black keep single flips visible among many pictures.
+    return cv2.applyColorMap((255 * (0.25 + 0.75 * np.sqrt(share))).astype(np.uint8), cv2.COLORMAP_HOT)
+
+
+def _strip(parts: list[str | np.ndarray], width: int) -> np.ndarray:
+    """Texts and pictures of 12 rows in one line, at least `width` pixels wide, (28, W, 3) uint8 BGR."""
+    font: tuple[int, float] = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)
+    widths = [cv2.getTextSize(p, *font, 1)[0][0] if isinstance(p, str) else p.shape[1] for p in parts]
+    strip = np.full((28, max(width, sum(widths) + 8 * len(parts) + 4), 3), BACKGROUND, np.uint8)
+    left = 6
+    for part, used in zip(parts, widths, strict=True):
+        if isinstance(part, str):
+            cv2.putText(strip, part, (left, 19), *font, (235, 235, 235), 1, cv2.LINE_AA)
+        else:
+            strip[9:21, left : left + used] = part
+        left += used + 8
+    return strip
 
 
 def text_of(report: dict[str, Any]) -> str:

@@ -15,12 +15,10 @@ def add_export(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the checkpoint's)")
     verb.add_argument("--fp16", action="store_true", help="write NAME.fp16.onnx too, typed fp16 for TensorRT")
-    verb.add_argument(
-        "--head", default="folded", help="folded (default) or fixed: the form of the pyramid and bottleneck"
-    )
+    verb.add_argument("--head", default=None, help="folded (default) or fixed: the form of the pyramid and bottleneck")
     add_data(verb, required=False)
-    verb.add_argument("--split", default="val", help="whose images the proof uses beside seeded ones (default val)")
-    verb.add_argument("--images", type=int, default=8, help="how many of them (default 8)")
+    verb.add_argument("--split", default=None, help="whose images the proof uses beside seeded ones (default val)")
+    verb.add_argument("--images", type=int, default=None, help="how many of them (default 8)")
     verb.add_argument(
         "--sizes", nargs="?", const="360x480,473x473,512x1024,713x713,720x960,720x1280,1024x2048", default=None,
         help="print what inputs of HxW,HxW,... cost (without a value: seven common sizes); no ONNX file is written",
@@ -39,7 +37,7 @@ def add_verify(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--data", required=True, help="a data set, or, without mIoU, a folder of pictures or a clip")
     verb.add_argument("--dataset", default="auto", help=f"{DATASETS}, where DATA is a data set")
-    verb.add_argument("--split", default="val", help="of a data set: train, val (default), test or all")
+    verb.add_argument("--split", default=None, help="of a data set: train, val (default), test or all")
     verb.add_argument("--max-miou-drop", type=float, default=None, help="exit with 1 where B loses more points of mIoU")
     verb.add_argument("--min-agreement", type=float, default=None, help="exit with 1 where less %% of pixels agree")
     add_engine(verb, "; two with a comma: A's and B's")
@@ -116,8 +114,11 @@ def add_report(verbs: argparse._SubParsersAction) -> None:
 def add_inspect(verbs: argparse._SubParsersAction) -> None:
     """`pspnet inspect`."""
     verb = verbs.add_parser("inspect", help="what an artefact says about itself")
-    verb.add_argument("artefact", help="best.pt, model.onnx, a calibration table or a bench file (.json)")
-    verb.add_argument("--target", help="lint an ONNX file for tensorrt-10.3, tensorrt-11, openvino or ort")
+    verb.add_argument("artefact", help="best.pt, model.onnx, or a .json of calibrate, bench, verify or evaluate")
+    verb.add_argument(
+        "--target",
+        help="what tensorrt-10.3, tensorrt-11, openvino or ort runs slowly in an ONNX file or refuses (exit 1)",
+    )
     verb.add_argument("--json", help="write it here too, with nothing left out")
 
 

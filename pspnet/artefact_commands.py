@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 from pspnet.errors import PspnetError
-from pspnet.files import check_outputs, write_json
+from pspnet.files import write_json
+from pspnet.outputs import check_outputs
 from pspnet.spec import size_from_text
+
+PROOF_PICTURES = 8
 
 
 def export(args: argparse.Namespace) -> None:
@@ -29,20 +32,29 @@ def export(args: argparse.Namespace) -> None:
         raise PspnetError("export needs a checkpoint: pspnet export best.pt (only --sizes goes without one)")
     output = args.output or "model.onnx"
     _check_onnx_name(output)
-    if args.images < 0:
-        raise PspnetError(f"images is {args.images}: give --images 0 or more")
+    _check_proof_pictures(args)
+    written = [output, half_path(output)] if args.fp16 else [output]
+    check_outputs(filter(None, [args.checkpoint, args.data]), [*written, *filter(None, [args.json])])
     pictures: list[Path] = []
     if args.data:
-        pictures = list(open_dataset(args.dataset, args.data, args.split).images[: args.images])
+        count = PROOF_PICTURES if args.images is None else args.images
+        pictures = list(open_dataset(args.dataset, args.data, args.split or "val").images[:count])
     size = size_from_text(args.size) if args.size else None
-    written = [output, half_path(output)] if args.fp16 else [output]
-    check_outputs([args.checkpoint], [*written, *filter(None, [args.json])])
-    proof = write(args.checkpoint, output, size, args.fit, pictures, args.head, args.fp16)
+    proof = write(args.checkpoint, output, size, args.fit, pictures, args.head or "folded", args.fp16)
     print(f"{output}: {text_of(proof)}")
     if args.fp16:
         print(f"{half_path(output)}: {half_parity.text_of(proof['fp16'])}")
     if args.json:
         write_json(args.json, proof)
+
+
+def _check_proof_pictures(args: argparse.Namespace) -> None:
+    """PspnetError where flags on the pictures of the proof are wrong, or say nothing because there are none."""
+    if args.images is not None and args.images < 0:
+        raise PspnetError(f"images is {args.images}: give --images 0 or more")
+    given = {"images": args.images, "split": args.split, "dataset": None if args.dataset == "auto" else args.dataset}
+    if not args.data and (stray := [name for name, value in given.items() if value is not None]):
+        raise PspnetError(f"--{stray[0]} chooses pictures of a data set: give --data DIR, or leave out --{stray[0]}")
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -56,7 +68,6 @@ def verify(args: argparse.Namespace) -> int:
         raise PspnetError(f"{args.data} has no labels, so there is no mIoU: leave out --max-miou-drop")
     if Path(args.output).suffix != ".png":
         raise PspnetError(f"heat map {args.output} must end in .png. Change -o")
-    check_outputs([args.data], filter(None, [args.output, args.json]))
     if Path(args.data).resolve() in Path(args.output).resolve().parents:
         raise PspnetError(f"heat map {args.output} lies in {args.data}, whose pictures are read: give another -o")
     paths = Path(args.artefacts[0]), Path(args.artefacts[1])
@@ -69,7 +80,7 @@ def verify(args: argparse.Namespace) -> int:
     report |= {"limits": dataclasses.asdict(limits), "missed": limits.missed(report)}
     if args.json:
         write_json(args.json, report)
-    _say(f"{text_of(report)}\nheat map of the differences: {args.output}")
+    say(f"{text_of(report)}\nheat map of the differences: {args.output}")
     for line in report["missed"]:
         print(f"pspnet: {line}", file=sys.stderr)
     return 1 if report["missed"] else 0
@@ -84,7 +95,7 @@ def calibrate(args: argparse.Namespace) -> None:
         raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
     output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
     _check_onnx_name(output)
-    check_outputs([model], [output, output.with_suffix(".json"), *filter(None, [args.json])])
+    check_outputs([model, args.data], [output, output.with_suffix(".json"), *filter(None, [args.json])])
     summary = write(
         model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
     )
@@ -102,17 +113,20 @@ def _check_onnx_name(output: str | Path) -> None:
 
 
 def _engines(text: str, paths: tuple[Path, Path]) -> list[str]:
-    """An engine for each of two artefacts; one name is for both, but a checkpoint beside an ONNX file has torch."""
+    """An engine for each of two artefacts; one name is for both."""
     engines = text.split(",")
     if len(engines) > 2:
         raise PspnetError(f"engine is {text!r}: give one for both artefacts or two with a comma")
-    kinds = [path.suffix for path in paths]
-    if len(engines) == 1 and sorted(kinds) == [".onnx", ".pt"]:
-        return ["auto" if kind == ".pt" else text for kind in kinds]
+    checkpoints = [path.suffix == ".pt" for path in paths]
+    if len(engines) == 1 and text in ("openvino", "ort") and any(checkpoints):
+        pair = ",".join("torch" if is_checkpoint else text for is_checkpoint in checkpoints)
+        raise PspnetError(
+            f"{paths[checkpoints.index(True)]} is a checkpoint, which runs on torch, not {text}: give --engine {pair}"
+        )
     return [engines[0], engines[-1]]
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print, and go on where the reader has left: the exit code must still tell whether a limit was missed."""
     try:
         print(text, flush=True)

@@ -49,7 +49,7 @@ def read_benches(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 def read_bench(path: str | Path) -> dict[str, Any]:
     """One bench JSON file with "path" added; errors as in `read_benches`."""
-    bench = read_json(path, "bench file")
+    bench = read_json(path, "bench file", "Write one with `pspnet bench ARTEFACT --json FILE`")
     if not isinstance(bench, dict) or bench.get("kind") != "bench":
         kind = bench.get("kind", "unknown") if isinstance(bench, dict) else "unknown"
         raise PspnetError(

@@ -16,6 +16,9 @@ from pspnet.files import atomic_path
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
 
+ZIP, PICKLE = b"PK", b"\x80"
+"""How files of torch.save begin: today's, and those from before 2020."""
+
 
 def save_checkpoint(path: str | Path, spec: ModelSpec, model: dict[str, Tensor], **state: Any) -> None:
     """Write a checkpoint, whole or not at all. `state` holds what resuming needs, tensors and plain values only."""
@@ -37,9 +40,7 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
             warnings.simplefilter("ignore")  # on pickles of other kinds, which are refused anyway
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file, OSError among them
-        refused = isinstance(error, pickle.UnpicklingError)  # torch's own text would advise to execute the file
-        reason = "it holds more than tensors" if refused else (str(error) or type(error).__name__).splitlines()[0]
-        raise PspnetError(f"{path} is not a whole checkpoint ({reason}). Make one with `pspnet train`") from error
+        raise PspnetError(_refusal(path, error)) from error
     if not isinstance(raw, dict) or not isinstance(raw.get("spec"), str) or not _is_state(raw.get("model")):
         raise PspnetError(
             f"{path} is a PyTorch file of another kind: a checkpoint of `pspnet train` is needed "
@@ -47,6 +48,29 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
         )
     raw["model"] = {_current_name(name): tensor for name, tensor in raw["model"].items()}
     return ModelSpec.from_json(raw["spec"]), raw
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why torch.load refused a file; its own texts are long, and advise to execute what the file holds."""
+    if path.suffix == ".onnx":
+        return (
+            f"{path} is an ONNX file, not a checkpoint (.pt), which is needed here. evaluate, verify, bench, run and "
+            "inspect take it as it is, another tool's as a guest (docs/guests.md)"
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError as unreadable:
+        return f"cannot read checkpoint {path}: {unreadable.strerror}. Make one with `pspnet train`"
+    if not start:
+        reason = "it is empty"
+    elif not start.startswith((ZIP, PICKLE)):
+        reason = "it is no file of PyTorch"
+    elif isinstance(error, pickle.UnpicklingError):
+        reason = "it holds more than tensors"
+    else:
+        reason = "it is damaged or cut short"
+    return f"{path} is not a whole checkpoint ({reason}). Make one with `pspnet train`"
 
 
 def _current_name(name: str) -> str:
@@ -70,6 +94,11 @@ def model_from_state(spec: ModelSpec, state: dict[str, Tensor], path: str | Path
     if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise PspnetError(
             f"{path}: {broken[0]} holds NaN or infinity ({len(broken)} tensors do). Use another checkpoint"
+        )
+    if broken := [name for name, value in state.items() if name.endswith(".running_var") and (value < 0).any()]:
+        raise PspnetError(
+            f"{path}: {broken[0]} holds {float(state[broken[0]].min()):.3g}: a variance of batch norm is never "
+            f"negative ({len(broken)} tensors hold such). Use another checkpoint"
         )
     try:
         model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})

@@ -6,14 +6,17 @@ What the verbs take is in *_arguments, what they do in *commands.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pspnet import artefact_arguments, training_arguments
-from pspnet.errors import PspnetError
-from pspnet.files import check_outputs
+from pspnet.errors import PspnetError, is_out_of_memory
+from pspnet.outputs import check_outputs
+from pspnet.spec import FITS, size_from_text
 
 EXTRAS = {
     "torch": "train", "torchvision": "train", "torch_pruning": "train", "matplotlib": "train", "onnxscript": "export",
@@ -22,13 +25,26 @@ EXTRAS = {
 """Module -> the extra that brings it."""
 
 
-INPUTS = ("artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher")
+INPUTS = (
+    "artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher",
+    "data", "unlabelled",
+)  # fmt: skip
+ADVICE = {
+    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.ENOSPC: "Free some space: df -h shows it",
+    errno.EACCES: "Give yourself the right to it: ls -l shows who has it",
+}
+"""What to do about an error of the system."""
 OUTPUTS = ("output", "video", "jsonl", "json", "confusion", "save")
 """Arguments that name files which a command reads and writes."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all of ours."""
+    """A parser whose errors are one line, like all of ours, and for which -8x8 is a value and no unknown flag."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
@@ -37,8 +53,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 130 interrupted."""
+    args = argparse.Namespace()
     try:
         args = _parsed(arguments)
+        _check_values(args)
         check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
         from pspnet import artefact_commands, commands, compression_commands, training_commands
 
@@ -46,20 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = next(getattr(m, args.command) for m in modules if hasattr(m, args.command))(args) or 0
         sys.stdout.flush()
         return code
-    except PspnetError as error:
-        print(f"pspnet: {error}", file=sys.stderr)
-    except ImportError as error:
-        if (message := explain_missing(error)) is None:
-            raise
-        print(f"pspnet: {message}", file=sys.stderr)
     except KeyboardInterrupt:
         print("pspnet: interrupted; unfinished files have been removed, finished ones are kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # of the system, not of ours: a full disk, a file that went away
-        print(f"pspnet: {error}", file=sys.stderr)
+    except Exception as error:
+        if (message := explain(error, args)) is None:  # a bug of ours keeps its traceback
+            raise
+        print(f"pspnet: {message}", file=sys.stderr)
     return 2
 
 
@@ -74,6 +88,43 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _paths(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
     values = [getattr(args, name, None) for name in names]
     return [path for value in values for path in (value if isinstance(value, list) else [value]) if path]
+
+
+def _check_values(args: argparse.Namespace) -> None:
+    """PspnetError for values that no verb takes, before any work."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise PspnetError(f"{name} is empty: give it a value, or leave it out")
+    if (fit := getattr(args, "fit", None)) is not None and fit not in FITS:
+        raise PspnetError(f"fit is {fit!r}: choose one of {', '.join(FITS)} with --fit")
+
+
+def explain(error: Exception, args: argparse.Namespace) -> str | None:
+    """One line for what is no bug of ours: bad input, too little memory, a missing package, the system; else None."""
+    # A PspnetError's own words are better where it was raised on purpose, and not because of an engine's error.
+    if is_out_of_memory(error.__cause__ if isinstance(error, PspnetError) else error):
+        return _explain_memory(args)
+    if isinstance(error, PspnetError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return explain_missing(error)
+    if isinstance(error, OSError):  # a full disk, a file that went away
+        named = f" {str(error.filename)[:80]}" if error.filename else ""
+        advice = ADVICE.get(error.errno or 0, "Check the path and the disk, and try again")
+        return f"the system refuses{named}: {error.strerror or error}. {advice}"
+    return None
+
+
+def _explain_memory(args: argparse.Namespace) -> str:
+    """What asks for less memory, for each verb."""
+    if args.command == "train":
+        return "not enough memory to train: try a smaller --batch or --crop"
+    size = getattr(args, "size", None)
+    if size is None:
+        less = "a smaller --size" if args.command == "export" else "a network exported for a smaller --size"
+        return f"not enough memory for {args.command}: try {less}, or end other programs"
+    height, width = (max(side // 2, 1) for side in size_from_text(size))
+    return f"not enough memory for {args.command} at {size}: try --size {height}x{width}, or end other programs"
 
 
 def explain_missing(error: ImportError) -> str | None:

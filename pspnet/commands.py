@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
+from pspnet.outputs import check_outputs
 
 
 def run(args: argparse.Namespace) -> None:
@@ -87,9 +88,10 @@ def report(args: argparse.Namespace) -> None:
     print(f"{args.output}: {count} candidate{'' if count == 1 else 's'}; open it in any browser")
 
 
-def inspect(args: argparse.Namespace) -> None:
-    """Print what is inside an artefact, and what --target would not like in it."""
+def inspect(args: argparse.Namespace) -> int:
+    """Print what is inside an artefact, or what --target would not like in it; 1 where that would refuse it."""
     from pspnet import describe
+    from pspnet.artefact_commands import say
 
     if args.target:
         from export import lint
@@ -101,12 +103,15 @@ def inspect(args: argparse.Namespace) -> None:
         facts = describe.facts_of_checkpoint(args.artefact, *read_checkpoint(args.artefact))
     else:
         facts = describe.facts_of(args.artefact)
-    print(describe.text_of(facts))
+    shown = {name: facts[name] for name in lint.HEAD if name in facts} if args.target else facts
+    lines = [describe.text_of(shown)]
     if args.target:
-        print("\n" + lint.text_of(findings, args.target))
+        lines += ["", lint.text_of(findings, args.target)]
         facts["lint"] = lint.facts_of(findings, args.target)
     if args.json:
         write_json(args.json, facts)
+    say("\n".join(lines))
+    return int(bool(args.target) and lint.is_refused(findings))
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -133,6 +138,7 @@ def _doctor_data(args: argparse.Namespace) -> None:
         raise PspnetError(f"pictures is {args.pictures}: give --pictures 1 or more")
     page = Path(args.output or "doctor.png")
     page = page if page.suffix and not page.is_dir() else page / "doctor.png"
+    check_outputs([args.data], [page])
     report = examine(args.dataset, args.data)
     print(text_of(report))
     if args.json:

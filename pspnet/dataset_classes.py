@@ -55,7 +55,7 @@ def cityscapes19(licence: str) -> Classes:
 
 def classes_from_json(path: Path) -> Classes:
     """Class names, colours and ignore value of a classes.json; PspnetError names what is missing."""
-    raw = read_json(path, "class list")
+    raw = read_json(path, "class list", "docs/datasets.md says what it must hold")
     try:
         listed, ignore = list(raw["classes"]), int(raw["ignore_index"])
         names = tuple(n for i, n in enumerate(listed) if i != ignore)

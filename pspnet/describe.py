@@ -14,7 +14,7 @@ from pspnet.files import read_json, sha256_of
 from pspnet.guest import GuestSpec, guest_spec, spec_file
 from pspnet.spec import ModelSpec
 
-KINDS = "a checkpoint (.pt), an ONNX file (.onnx), a calibration table or a bench file (.json)"
+KINDS = "a checkpoint (.pt), an ONNX file (.onnx), or what calibrate, bench, verify or evaluate wrote (.json)"
 LISTED = 8
 """Of long lists, so many entries are printed; the JSON has all of them."""
 
@@ -22,13 +22,14 @@ Facts = dict[str, Any]
 
 
 def facts_of(path: str | Path) -> Facts:
-    """Everything that an ONNX file, a calibration table or a bench file says about itself, "kind" first.
+    """Everything that an ONNX file, or a JSON file of calibrate, bench, verify or evaluate says, "kind" first.
 
     PspnetError where the file is missing, damaged or of another kind. Checkpoints go to `facts_of_checkpoint`.
     """
     path = Path(path)
     if not path.is_file():
-        raise PspnetError(f"{path} does not exist: give {KINDS}")
+        what = "is a folder" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
+        raise PspnetError(f"{path} {what}: give {KINDS}")
     if path.suffix == ".onnx":
         return _onnx(path)
     raw = read_json(path, "file") if path.suffix == ".json" else None
@@ -36,6 +37,10 @@ def facts_of(path: str | Path) -> Facts:
         return _table(path, raw)
     if isinstance(raw, dict) and raw.get("kind") == "bench":
         return _bench(path)
+    if isinstance(raw, dict) and raw.get("kind") == "verify":
+        return _verify(path, raw)
+    if isinstance(raw, dict) and {"miou", "per_class", "protocol"} <= set(raw):
+        return {"kind": "evaluate", **_file(path), **raw}
     raise PspnetError(f"{path} is of no kind that can be inspected: give {KINDS}")
 
 
@@ -99,6 +104,19 @@ def _bench(path: Path) -> Facts:
             }
             for c in candidates
         },
+    }  # fmt: skip
+
+
+def _verify(path: Path, raw: dict[str, Any]) -> Facts:
+    artefacts, agreement = raw.get("artefacts"), raw.get("agreement")
+    if not (isinstance(agreement, dict) and isinstance(artefacts, list) and len(artefacts) == 2):
+        raise PspnetError(
+            f"{path} is a damaged report of verify: artefacts or agreement is missing. Run `pspnet verify` again"
+        )
+    others = {key: value for key, value in raw.items() if key not in ("kind", "artefacts", "agreement")}
+    return {
+        "kind": raw["kind"], **_file(path), "agreement": agreement, **others,
+        "artefact_a": artefacts[0], "artefact_b": artefacts[1],
     }  # fmt: skip
 
 

@@ -1,4 +1,12 @@
-"""The one exception for a problem that the user can fix."""
+"""The one exception for a problem that the user can fix, and the many faces of a memory that ran out."""
+
+from __future__ import annotations
+
+OUT_OF_MEMORY = (
+    "not enough memory", "can't allocate memory", "cannot allocate memory", "failed to allocate", "out of memory",
+    "insufficient memory", "bad_alloc", "failed to map segment",
+)  # fmt: skip
+"""What PyTorch, OpenCV, ONNX Runtime and OpenVINO say of it, each in an exception of its own."""
 
 
 class PspnetError(Exception):
@@ -6,3 +14,13 @@ class PspnetError(Exception):
 
     The command line prints it on stderr without a traceback and exits with 2.
     """
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or what it was raised from, says that memory ran out."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,6 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_outputs(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
-    """PspnetError where an output is an input, is named twice, or lies where nothing can be written.
-
-    Called before the work begins, so that hours are not lost to a mistyped path.
-    """
-    taken = {os.path.realpath(path): "read" for path in inputs}
-    for path in outputs:
-        real = Path(os.path.realpath(path))
-        if str(real) in taken:
-            raise PspnetError(
-                f"{path} would be {taken[str(real)]} and overwritten by the same command: give another output"
-            )
-        taken[str(real)] = "written by another option"
-        ancestor = next(folder for folder in real.parents if folder.exists())
-        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-            raise PspnetError(f"cannot write {path}: {ancestor} is no folder that can be written. Choose another place")
-
-
 def _file_target(target: str | Path) -> Path:
     """The file behind any link; PspnetError for what must not be replaced by a file."""
     real = Path(os.path.realpath(target))
@@ -102,14 +84,17 @@ def write_json(path: str | Path, value: Any) -> None:
         temporary.write_text(json.dumps(_finite(value), indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Parsed JSON of `path`; `what` names the kind of file in the error."""
+def read_json(path: str | Path, what: str, advice: str = "Give the path of a JSON file") -> Any:
+    """Parsed JSON of `path`, in UTF-8 with or without a byte order mark.
+
+    what: the kind of file, advice: how to come to a right one, both for the error.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise PspnetError(f"cannot read {what} {path}: {error.strerror or error}") from error
+        raise PspnetError(f"cannot read {what} {path}: {error.strerror or error}. {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise PspnetError(f"{what} {path} is not valid JSON: {error}") from error
+        raise PspnetError(f"{what} {path} is not valid JSON: {error}. {advice}") from error
 
 
 def _finite(value: Any) -> Any:

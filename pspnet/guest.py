@@ -75,7 +75,7 @@ def guest_spec(model: onnx.ModelProto, path: str | Path) -> GuestSpec:
             f"{path} carries no spec: it was exported by another tool. Export the checkpoint with `pspnet export`, or "
             f"describe the network in {json_path.name} beside it: {_minimal(model)} ({PAGE} has every field)"
         )
-    raw = _checked(read_json(json_path, "guest spec"), json_path)
+    raw = _checked(read_json(json_path, "guest spec", f"Correct it: {PAGE} has every field"), json_path)
     classes = len(raw["class_names"])
     if len(raw.setdefault("palette", palette(classes))) != classes:
         raise PspnetError(
@@ -122,7 +122,8 @@ def _input_facts(model: onnx.ModelProto, raw: dict[str, Any], json_path: Path) -
             f"{json_path}: {described}: pictures come one by one. Export it for a batch of 1 or any batch"
         )
     if isinstance(channels, int) and channels != 3:
-        raise PspnetError(f"{json_path}: {described}, which as {layout} has {channels} channels, not 3: correct layout")
+        fix = "correct layout" if "layout" in raw else "export the network for RGB pictures"
+        raise PspnetError(f"{json_path}: {described}, which as {layout} has {channels} channels, not 3: {fix}")
     given = raw.get("input_size")
     if given is None and not all(isinstance(side, int) for side in sides):
         raise PspnetError(f'{json_path}: {described}, which leaves the size open: add "input_size": "HEIGHTxWIDTH"')

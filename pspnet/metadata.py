@@ -52,9 +52,16 @@ def carries_spec(path: str | Path) -> bool:
 def stored_bytes(path: str | Path) -> int:
     """Size of an artefact: that of its file, and for ONNX also of the files with its external data."""
     path = Path(path)
-    tensors = tensors_of(_parsed(path)) if path.suffix == ".onnx" else ()
+    return path.stat().st_size + sum(
+        file.stat().st_size for file in (external_files(path) if path.suffix == ".onnx" else ())
+    )
+
+
+def external_files(path: str | Path) -> set[Path]:
+    """Real paths of the files with the external data of an ONNX file."""
+    tensors = tensors_of(_parsed(path))
     locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return path.stat().st_size + sum(_beside(path, location).stat().st_size for location in locations)
+    return {_beside(Path(path), location) for location in locations}
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -82,7 +89,8 @@ def spec_from_model(model: onnx.ModelProto, name: str | Path = "the ONNX model")
     text = _text(model, "spec")
     if text is None:
         raise PspnetError(
-            f"{name} carries no spec: it was exported by another tool. Export the checkpoint with `pspnet export`"
+            f"{name} carries no spec: it was exported by another tool, and a network of `pspnet export` is needed "
+            "here. evaluate, verify, bench, run and inspect take it as a guest (docs/guests.md)"
         )
     spec = ModelSpec.from_json(text)
     _check_graph(model, spec, name)
@@ -129,10 +137,13 @@ def _parsed(path: str | Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
-        raise PspnetError(f"cannot read ONNX file {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise PspnetError(f"cannot read ONNX file {path}: {reason}. Write one with `pspnet export`") from error
     except Exception as error:  # protobuf has a decode error per implementation, and none of them is public
         raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`") from error
-    if not (model.ir_version and model.opset_import and model.graph.node):
+    if model.ir_version and model.opset_import and not model.graph.node:
+        raise PspnetError(f"{path} is an ONNX file without nodes, so there is no network in it. Export it again")
+    if not (model.ir_version and model.opset_import):
         raise PspnetError(f"{path} is no ONNX file, or is cut short. Write it again with `pspnet export`")
     return model
 

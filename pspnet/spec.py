@@ -176,11 +176,17 @@ class ModelSpec:
         """The inverse of `to_json`; PspnetError where a field is missing, unknown or wrong."""
         try:
             raw = json.loads(text)
-            known = {f.name for f in dataclasses.fields(cls)}
-            if unknown := sorted(set(raw) - known):
+            if not isinstance(raw, dict):
+                raise ValueError("it is no JSON object")
+            fields = dataclasses.fields(cls)
+            if unknown := sorted(set(raw) - {f.name for f in fields}):
                 raise PspnetError(
-                    f"the spec has unknown fields {', '.join(unknown)}: it was written by a newer version"
+                    f"the spec of this artefact has unknown fields {', '.join(unknown)}: it was written by a newer "
+                    "version. Update with: pip install -U pspnet-edge"
                 )
+            needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+            if missing := [name for name in needed if name not in raw]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             return cls(**{name: _tuples(value) for name, value in raw.items()})
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PspnetError(f"the spec of this artefact is damaged ({error}). Export it again") from error
@@ -205,12 +211,12 @@ def check_size(input_size: tuple[int, int], output_stride: int, bins: tuple[int,
 def size_from_text(text: str) -> tuple[int, int]:
     """(height, width) from "HxW"."""
     height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and len(height) < 6 and len(width) < 6):
-        raise PspnetError(f"size is {text!r}: write HEIGHTxWIDTH in pixels, for example 512x1024")
-    size = int(height), int(width)
-    if not all(1 <= side <= LARGEST_SIDE for side in size):
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise PspnetError(f"size is {text[:40]!r}: write HEIGHTxWIDTH in pixels, for example 512x1024")
+    size = int(height[:9]), int(width[:9])
+    if not all(1 <= side <= LARGEST_SIDE for side in size) or max(len(height), len(width)) > 9:
         raise PspnetError(
-            f"size is {text!r}: write HEIGHTxWIDTH with sides of 1 to {LARGEST_SIDE} pixels, for example 512x1024"
+            f"size is {text[:40]!r}: write HEIGHTxWIDTH with sides of 1 to {LARGEST_SIDE} pixels, for example 512x1024"
         )
     return size
 

@@ -139,7 +139,7 @@ def evaluate(args: argparse.Namespace) -> None:
         caption = evaluation.caption_of(scores)
         write_image(args.confusion, confusion_picture(matrix, spec.class_names, spec.palette, caption))
     if args.json:
-        write_json(args.json, scores)
+        write_json(args.json, {"kind": "evaluate", **scores})
 
 
 def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, Any]:

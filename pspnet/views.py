@@ -9,6 +9,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, direct_map, network_input
 from pspnet.spec import NetworkSpec
 
@@ -22,9 +23,31 @@ class Network(Protocol):
     @property
     def gives(self) -> str: ...
 
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
     def infer(self, images: np.ndarray) -> np.ndarray: ...
 
     def at_size(self, size: tuple[int, int]) -> Network: ...
+
+
+def check_finite(output: np.ndarray, network: Network) -> None:
+    """PspnetError where the logits or probabilities of `network` hold NaN or infinity: labels of them mean nothing.
+
+    NaN wins every minimum and maximum, and unlike a sum neither overflows: two passes tell, and allocate nothing.
+    """
+    if not (math.isfinite(output.min()) and math.isfinite(output.max())):
+        kind = getattr(network.spec, "output_kind", "logits")
+        raise PspnetError(
+            f"{network.name} gives {kind} that are NaN or infinite ({network.engine}, {network.precision}), so its "
+            "labels mean nothing. Use a sound checkpoint, or export again from one"
+        )
 
 
 def window_starts(length: int, window: int, stride: float) -> list[int]:
@@ -125,11 +148,16 @@ class Windows:
 
 
 def logits_of(network: Network, rgb: np.ndarray, flip: bool) -> list[np.ndarray]:
-    """[(C, h, w) float32] of an input (h, w, 3) uint8 RGB and, with flip, of its mirror image, mirrored back."""
+    """[(C, h, w) float32] of an input (h, w, 3) uint8 RGB and, with flip, of its mirror image, mirrored back.
+
+    PspnetError where they are not finite.
+    """
     found = [np.array(network.infer(np.ascontiguousarray(rgb)[None])[0], np.float32)]
     if flip:
         mirrored = network.infer(np.ascontiguousarray(rgb[:, ::-1])[None])[0]
         found.append(np.ascontiguousarray(mirrored[..., ::-1], np.float32))
+    for logits in found:
+        check_finite(logits, network)
     return found
 
 

@@ -13,7 +13,7 @@ from pspnet.errors import PspnetError
 from pspnet.guest import GuestSpec, guest_spec
 from pspnet.metadata import read_model, tensors_of
 from pspnet.spec import IGNORE
-from runtime.runner import ClosingRunner, check_images
+from runtime.runner import ClosingRunner, check_constants, check_images
 
 Infer = Callable[[np.ndarray], np.ndarray]
 SINGLE_PLANE = {"logits": 0.0, "probabilities": 0.5}
@@ -30,9 +30,10 @@ class ForeignRunner(ClosingRunner):
     def __init__(self, path: str | Path, engine: str, threads: int) -> None:
         model = read_model(path)
         self.spec: GuestSpec = guest_spec(model, path)
+        check_constants(model, path)
         self.engine, self.precision = engine, _precision(model)
         self.gives = "labels" if self.spec.output_kind == "labels" else "logits"
-        self._path = path
+        self.name = str(path)
         (height, width), kind = self.spec.input_size, self.spec.input_type
         shape = (1, 3, height, width) if self.spec.layout == "NCHW" else (1, height, width, 3)
         self._input = np.zeros(shape, {"float": np.float32, "float16": np.float16, "uint8": np.uint8}[kind])
@@ -64,7 +65,7 @@ class ForeignRunner(ClosingRunner):
         except Exception as error:  # the engines raise several types without a common base
             height, width = self.spec.input_size
             raise PspnetError(
-                f"{self.engine} cannot run {self._path} at {height}x{width}: {str(error).strip().splitlines()[-1]}. "
+                f"{self.engine} cannot run {self.name} at {height}x{width}: {str(error).strip().splitlines()[-1]}. "
                 "Try another input_size, such as a multiple of 32"
             ) from error
 
@@ -91,7 +92,7 @@ class ForeignRunner(ClosingRunner):
 
     def _refuse(self, output: np.ndarray, needed: str) -> None:
         raise PspnetError(
-            f"{self._path} gives {self.spec.output_kind} of shape {output.shape}, {needed} is needed for "
+            f"{self.name} gives {self.spec.output_kind} of shape {output.shape}, {needed} is needed for "
             f"{self.spec.classes} classes: correct class_names, output or output_kind in the JSON file beside it"
         )
 

@@ -74,12 +74,17 @@ def largest_magnitudes(model_fp32: onnx.ModelProto, inputs: np.ndarray) -> dict[
     return found | {name: _largest(magnitudes[:, index]) for index, name in enumerate(tensors)}
 
 
-def first_overflow(simulation: onnx.ModelProto, inputs: np.ndarray) -> str:
-    """Which tensor of a simulated graph is the first that is not finite, and what it would have reached."""
+def first_overflow(simulation: onnx.ModelProto, inputs: np.ndarray) -> str | None:
+    """Which tensor of a simulated graph is the first that is not finite, and what it would have reached.
+
+    None where all are finite. The logits alone do not tell: a Clip behind an overflow makes its infinity finite again.
+    """
     magnitudes = largest_magnitudes(simulation, inputs)
-    name = next((name for name, value in magnitudes.items() if not np.isfinite(value)), "logits")
+    name = next((name for name, value in magnitudes.items() if not np.isfinite(value)), None)
+    if name is None:
+        return None
     reached = magnitudes.get(f"{name}{UNROUNDED}", magnitudes[name])
-    return f"{name} reaches {reached:.6g}, float16 ends at {FP16_LARGEST:g}"
+    return f"{name.removesuffix(UNROUNDED)} reaches {reached:.6g}, float16 ends at {FP16_LARGEST:g}"
 
 
 def _rounded(node: onnx.NodeProto, halves: set[str]) -> Iterator[onnx.NodeProto]:

@@ -12,7 +12,7 @@ from openvino import opset13
 from pspnet.errors import PspnetError
 from pspnet.metadata import extra, read_model, spec_from_model
 from runtime.fp16_simulation import SIMULATED
-from runtime.runner import ClosingRunner, check_images
+from runtime.runner import ClosingRunner, check_constants, check_images
 
 
 class OpenVinoRunner(ClosingRunner):
@@ -25,6 +25,7 @@ class OpenVinoRunner(ClosingRunner):
 
     def __init__(self, path: str | Path, threads: int, bf16: bool = False, batch: int = 1) -> None:
         stored_model = read_model(path)
+        check_constants(stored_model, path)
         self.spec, stored = spec_from_model(stored_model, path), str(extra(stored_model, "precision") or "fp32")
         if stored in SIMULATED:
             raise PspnetError(
@@ -32,7 +33,7 @@ class OpenVinoRunner(ClosingRunner):
                 "runs it"
             )
         self.precision = stored if not bf16 else {"fp32": "bf16", "int8": "int8+bf16"}.get(stored, stored)
-        self._batch = batch
+        self.name, self._batch = str(path), batch
         self.compiled = _compiled(path, "image", (batch, *self.spec.input_size, 3), threads, bf16)
         self._request = self.compiled.create_infer_request()
 

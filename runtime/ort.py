@@ -12,7 +12,7 @@ import onnxruntime
 from pspnet.errors import PspnetError
 from pspnet.metadata import extra, read_model, spec_from_model
 from runtime.fp16_simulation import SIMULATED, first_overflow, simulated
-from runtime.runner import ClosingRunner, check_images
+from runtime.runner import ClosingRunner, check_constants, check_images
 
 
 class OrtRunner(ClosingRunner):
@@ -25,8 +25,9 @@ class OrtRunner(ClosingRunner):
 
     def __init__(self, path: str | Path, threads: int) -> None:
         model = read_model(path)
+        check_constants(model, path)
         self.spec, stored = spec_from_model(model, path), str(extra(model, "precision") or "fp32")
-        self.precision, self._path = SIMULATED.get(stored, stored), path
+        self.precision, self.name = SIMULATED.get(stored, stored), str(path)
         self._simulated = stored in SIMULATED
         self._session = _session(simulated(model).SerializeToString() if self._simulated else str(path), threads)
 
@@ -35,8 +36,8 @@ class OrtRunner(ClosingRunner):
         check_images(images, self.spec)
         logits = self._session.run(["logits"], {"image": images})[0]
         if self._simulated and not np.isfinite(logits).all():
-            where = first_overflow(simulated(read_model(self._path)), images)
-            raise PspnetError(f"{self._path} overflows: {where}. Use the fp32 file")
+            where = first_overflow(simulated(read_model(self.name)), images) or "logits are not finite"
+            raise PspnetError(f"{self.name} overflows: {where}. Use the fp32 file")
         return logits
 
 

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
 
 from pspnet.errors import PspnetError
-from pspnet.metadata import carries_spec, extra
+from pspnet.metadata import carries_spec, extra, tensors_of
 from pspnet.spec import NetworkSpec
 from runtime.fp16_simulation import SIMULATED
 from runtime.frame import Frame, Segmentation
 
 MOST_THREADS = 1024
 ENGINES = ("auto", "openvino", "ort", "torch")
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
 class Runner(Protocol):
     """A network on an engine. engine and precision name what every figure must state.
 
+    name: what errors call it, the path of its file where it has one.
     gives: "logits", or "labels" for a guest whose graph ends in the arg max.
     """
 
+    name: str
     engine: str
     precision: str
     gives: str
@@ -68,6 +75,7 @@ class Segmenter(Protocol):
 class ClosingRunner:
     """What runners have in common: leaving the `with` block closes the engine, and the input has one size."""
 
+    name = "the network"
     gives = "logits"
 
     def at_size(self, size: tuple[int, int]):  # type: ignore[no-untyped-def]
@@ -133,6 +141,24 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
     from runtime.ort import OrtRunner
 
     return OrtRunner(path, threads)
+
+
+def check_constants(model: onnx.ModelProto, path: str | Path) -> None:
+    """PspnetError where a constant of the graph holds NaN, or a weight infinity.
+
+    The logits do not always tell: in OpenVINO the Relu or Clip behind a NaN makes a number of it. Infinity elsewhere
+    may be meant, as the bound of a Clip that has none.
+    """
+    weights = {name for node in model.graph.node if node.op_type in WEIGHTED for name in node.input}
+    for tensor in tensors_of(model):
+        if tensor.data_type not in FLOATS or not (values := numpy_helper.to_array(tensor)).size:
+            continue
+        extremes = float(values.min()), float(values.max())  # both are NaN where one value is
+        if math.isnan(extremes[0]) or (tensor.name in weights and not all(map(math.isfinite, extremes))):
+            raise PspnetError(
+                f"{path}: constant {tensor.name} holds NaN or infinity, so its labels mean nothing. Use a sound "
+                "checkpoint, or export again from one"
+            )
 
 
 def check_images(images: np.ndarray, spec: NetworkSpec) -> None:

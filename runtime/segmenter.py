@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from pspnet.geometry import Geometry, network_input
+from pspnet.views import check_finite
 from runtime import labels
 from runtime.frame import Frame, Segmentation
 from runtime.runner import Runner
@@ -18,7 +19,8 @@ AT_CAMERA = {"logits": labels.from_logits_at_camera, "labels": labels.from_label
 class CpuSegmenter:
     """Frames of any size to labels of the same size, through one Runner.
 
-    fit: overrides the spec's; region: (top, left, height, width) of the camera picture to look at.
+    fit: overrides the spec's; region: (top, left, height, width) of the camera picture to look at. PspnetError where
+    the network gives NaN or infinity.
     """
 
     def __init__(self, runner: Runner, fit: str | None = None, region: tuple[int, int, int, int] | None = None) -> None:
@@ -46,6 +48,8 @@ class CpuSegmenter:
         ready = time.perf_counter_ns()
         output = self.runner.infer(self._input)
         inferred = time.perf_counter_ns()
+        if self.runner.gives == "logits":
+            check_finite(output, self.runner)
         result = self._labels_at_camera(output[0], geometry, self.spec.align_corners)
         done = time.perf_counter_ns()
         times = {"pre": (ready - start) / 1e6, "infer": (inferred - ready) / 1e6, "labels": (done - inferred) / 1e6}

@@ -24,6 +24,7 @@ from runtime import v4l2
 from runtime.frame import Frame
 
 SLACK_FRAMES, SLACK_SHARE = 2, 0.01
+PALETTE = int.from_bytes(b"PAL\x08", "little")  # FFmpeg's pixel format pal8
 
 
 @dataclass
@@ -186,9 +187,25 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
                 f"{path} cannot be opened as a clip (0 frames were read): it is corrupt or of a kind that OpenCV's "
                 f"FFmpeg does not read. Convert it with ffmpeg; pictures must end in one of {', '.join(IMAGE_SUFFIXES)}"
             )
+        if _is_drawn_text(capture):
+            raise PspnetError(
+                f"{path} holds text or data, which FFmpeg would draw as characters: give a clip, a folder of pictures "
+                "or a photo"
+            )
         yield capture
     finally:
         capture.release()
+
+
+def _is_drawn_text(capture: cv2.VideoCapture) -> bool:
+    """Whether FFmpeg took a text for a recorded terminal (codec ansi), or other bytes for one of DOS's text screens.
+
+    Those have no code of four letters and no length, and are drawn in a palette's colours.
+    """
+    codec, pixels = (int(capture.get(key)) for key in (cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_CODEC_PIXEL_FORMAT))
+    if codec == cv2.VideoWriter_fourcc(*"ansi"):  # type: ignore[attr-defined]
+        return True
+    return codec == 0 and pixels == PALETTE and capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
 
 
 def _camera(uri: str, rest: str) -> Source:

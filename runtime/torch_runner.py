@@ -36,7 +36,9 @@ class TorchRunner(ClosingRunner):
         if torch.cuda.is_available():
             torch.backends.cudnn.allow_tf32 = False  # TF32 keeps ten bits, and this is the reference
             model = model.cuda()
-        return cls(model.to(memory_format=torch.channels_last), spec)
+        runner = cls(model.to(memory_format=torch.channels_last), spec)
+        runner.name = str(path)
+        return runner
 
     def at_size(self, size: tuple[int, int]) -> TorchRunner:
         """The same weights for pictures of another (height, width); PspnetError where it is too small for the bins."""
@@ -46,7 +48,9 @@ class TorchRunner(ClosingRunner):
                 f"an input of {size[0]}x{size[1]} is too small: this network needs sides of {smallest} or more. "
                 "Give larger --scales or a larger --crop"
             )
-        return TorchRunner(self._model, dataclasses.replace(self.spec, input_size=size))
+        resized = TorchRunner(self._model, dataclasses.replace(self.spec, input_size=size))
+        resized.name = self.name
+        return resized
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB -> logits (N, C, h, w) float32."""

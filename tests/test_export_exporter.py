@@ -192,7 +192,7 @@ def test_other_files_are_refused(small_onnx: Path, tmp_path: Path, capsys: pytes
     broken.head.classifier.weight.data[0, 0] = float("nan")
     save_checkpoint(tmp_path / "nan.pt", broken_spec, broken.state_dict())
     for file, words in (
-        (tmp_path / "imagenet.pth", "another kind"), (small_onnx, "not a whole checkpoint"),
+        (tmp_path / "imagenet.pth", "another kind"), (small_onnx, "is an ONNX file, not a checkpoint"),
         (tmp_path / "absent.pt", "it is no file"), (tmp_path / "nan.pt", "NaN"),
     ):  # fmt: skip
         assert main(["export", str(file), "-o", str(tmp_path / "m.onnx")]) == 2

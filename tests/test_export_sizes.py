@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +201,11 @@ def test_without_a_checkpoint_the_default_network_is_shown(capsys: pytest.Captur
         ("--sizes 360x480,40x480", "the feature map of 40x480 is smaller than the largest bin, 6"),
         ("--sizes -o m.onnx", "leave out --output"),
         ("--sizes --fp16", "leave out --fp16"),
+        ("--sizes --head fixed", "leave out --head"),
+        ("--sizes --images 0", "leave out --images"),
+        ("--sizes --dataset list", "leave out --dataset"),
+        ("--cameras 720x1280 -o m.onnx", "give --sizes too"),
+        ("--sizes 100000x480", "sides of 1 to 16384 pixels"),
         ("missing.pt --sizes", "missing.pt"),
     ],
 )
@@ -206,3 +213,17 @@ def test_bad_requests_are_refused_in_one_line(arguments: str, said: str, capsys:
     assert main(["export", *arguments.split()]) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and said in printed.err and not printed.out
+
+
+def test_the_largest_sizes_keep_their_columns_apart(capsys: pytest.CaptureFixture) -> None:
+    assert main(["export", "--sizes", "16384x16384,360x480", "--cameras", "16384x16384,720x1280"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[5].split()[:2] == ["16384x16384", "2048x2048"] and lines[6].split()[:2] == ["360x480", "45x60"]
+    for header in (lines[4], lines[10]):
+        block = lines[lines.index(header) : lines.index(header) + 3]
+        blank = [all(line[i : i + 2].isspace() for line in block) for i in range(min(map(len, block)) - 1)]
+        gaps = sum(now and not before for before, now in itertools.pairwise([False, *blank]))
+        assert gaps == len([word for word in re.split(" {2,}", header) if word]) - 1, block
+    title, names = lines[3], lines[4]
+    assert title.index("multiply-adds") == names.index("as trained")
+    assert names[title.index("float32") - 2 :].split() == ["fixed", "folded"]

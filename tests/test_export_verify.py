@@ -216,6 +216,21 @@ def test_one_flip_among_many_pictures_stays_visible(tmp_path: Path) -> None:
     assert (drawn[40:] > 200).any() and drawn.shape[1] > 60  # the text has the width that it needs
 
 
+def test_the_strip_shows_the_scale_of_the_colours(tmp_path: Path) -> None:
+    picture, differ = np.full((40, 700, 3), 255, np.uint8), np.zeros((40, 700), bool)
+    for name in ("none.png", "some.png"):
+        flips = FlipMap()
+        flips.add(picture, differ)
+        flips.write(tmp_path / name, "figures")
+        differ[5:10, 5:10] = True
+    none, some = (cv2.imread(str(tmp_path / name)).astype(int)[40:] for name in ("none.png", "some.png"))
+    assert none.shape == some.shape == (STRIP, 700, 3) and (none.max(2) == none.min(2)).all() and none.max() > 200
+    columns = np.flatnonzero((some.max(2) - some.min(2)).any(0))
+    scale = some[STRIP // 2, columns[0] : columns[-1] + 1]  # OpenCV's "hot": red rises first, then green, then blue
+    assert len(scale) > 60 and (np.diff(scale, axis=0) >= 0).all() and (some[:, columns[-1] + 10 :] > 200).any()
+    assert scale[0, 2] > 120 and scale[0, :2].max() < 20 and scale[-1].min() > 200
+
+
 @pytest.mark.parametrize("kind", ["folder", "clip", "photo"])
 def test_pictures_without_labels(kind: str, here: Path, photos: Path, capsys: pytest.CaptureFixture) -> None:
     data, files = photos, {f"{index}.png" for index in range(3)}

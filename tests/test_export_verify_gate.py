@@ -74,12 +74,12 @@ def test_an_altered_weight_of_an_export_is_found(
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
     onnx.save(model, here / "damaged.onnx")
-    gate = ["--data", CAMVID, "--engine", "ort", "--min-agreement", 99.9, "--threads", 1, "--json", "r.json"]
+    gate = ["--data", CAMVID, "--engine", "torch,ort", "--min-agreement", 99.9, "--threads", 1, "--json", "r.json"]
     assert exit_code("verify", small_checkpoint, small_onnx, *gate) == 0
     assert strict(here / "r.json")["logits_error"] < FP32_ERROR
     assert exit_code("verify", small_checkpoint, "damaged.onnx", *gate) == 1
     report = strict(here / "r.json")
-    assert [each["engine"] for each in report["artefacts"]] == ["torch", "ort"]  # a checkpoint stays on torch
+    assert [each["engine"] for each in report["artefacts"]] == ["torch", "ort"]
     assert report["logits_error"] > 1 and "nodes" not in report["artefacts"][0]
     words = "ONNX file, which runs on openvino or ort"
     assert words in refusal(capsys, "verify", "a.onnx", small_onnx, "--engine", "torch", "--data", CAMVID)
@@ -97,6 +97,7 @@ def test_an_altered_weight_of_an_export_is_found(
         (["-o", "flips.jpg"], "must end in .png"),
         (["--data", "photos", "--max-miou-drop", "1"], "no labels, so there is no mIoU: leave out --max-miou-drop"),
         (["--data", "photos", "--dataset", "camvid11"], "leave out --dataset"),
+        (["--data", "photos", "--split", "test"], "so it has no splits: leave out --split test"),
         (["--data", "photos", "-o", "photos/f.png"], "whose pictures are read: give another -o"),
         (["--data", "photos/0.png", "-o", "photos/0.png"], "would be read and overwritten"),
         (["--data", "nowhere"], "give a data set, a folder of pictures or a clip with --data"),
@@ -133,7 +134,7 @@ def test_what_cannot_be_compared_is_refused(here: Path, capsys: pytest.CaptureFi
         ("a.onnx", "other.onnx", CAMVID, "class 3 is Road and Lane: give artefacts of the same classes"),
         ("more.onnx", "a.onnx", CAMVID, "12 classes, a.onnx knows 11; class 11 is Dog and nothing"),
         ("other.onnx", "other.onnx", CAMVID, "class 3 is Lane and Road"),
-        ("a.onnx", "nan.onnx", CAMVID, "nan.onnx gives logits that are NaN or infinite"),
+        ("a.onnx", "nan.onnx", CAMVID, "nan.onnx: constant b holds NaN or infinity"),
         ("blind.onnx", "a.onnx", CAMVID, "blind.onnx gives no pixel of camvid11_tiny a class"),
         ("a.onnx", "b.onnx", folder, "no pixel of unlabelled (val) has a class: there is nothing to score"),
         ("a.onnx", "b.onnx", CAMVID / "LICENSE.md", "cannot be opened as a clip"),

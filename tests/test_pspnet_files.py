@@ -93,6 +93,15 @@ def test_read_json_names_the_file_and_its_kind(tmp_path: Path) -> None:
         read_json(tmp_path / "r.json", "result")
 
 
+def test_read_json_takes_a_byte_order_mark_and_gives_advice(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_bytes(b"\xef\xbb\xbf" + '{"name": "é"}'.encode())
+    assert read_json(tmp_path / "r.json", "result") == {"name": "é"}
+    (tmp_path / "r.json").write_bytes(b"\xef\xbb\xbf{")
+    for name in ("r.json", "gone.json"):
+        with pytest.raises(PspnetError, match=r"Make one with a pen$"):
+            read_json(tmp_path / name, "result", "Make one with a pen")
+
+
 def test_sha256_of(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert sha256_of(tmp_path / "empty") == EMPTY_SHA256

@@ -94,7 +94,7 @@ def test_wrong_fields_are_one_line(fields: dict[str, Any], message: str, tmp_pat
     [
         ({"size": ("H", 96)}, {}, 'leaves the size open: add "input_size"'),
         ({"batch": 4}, {}, "pictures come one by one"),
-        ({"channels": 1}, {}, "has 1 channels, not 3"),
+        ({"channels": 4}, {}, "has 4 channels, not 3: export the network for RGB pictures"),
         ({"open_output": True}, {}, "several things.*output_kind"),
         ({"classes": 1}, {"class_names": ["a", "b"]}, "several things.*output_kind"),
         ({"classes": 1}, {"class_names": ["a", "b", "c"], "output_kind": "logits"}, "not logits of 3 classes"),
@@ -150,6 +150,24 @@ def test_without_the_json_the_message_shows_one_that_works(
     path.with_suffix(".json").write_text(shown)
     assert spec_of(path).classes == 2
     assert main(["inspect", str(path)]) == 0
+
+
+def test_a_damaged_json_says_where_its_fields_are_explained(tmp_path: Path) -> None:
+    path = save(tmp_path, graph())
+    path.with_suffix(".json").write_text('{"class_names": ["a"')
+    with pytest.raises(PspnetError, match=r"is not valid JSON.*Correct it: docs/guests\.md has every field"):
+        spec_of(path)
+
+
+def test_verbs_that_take_no_guest_say_which_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = save(tmp_path, graph())
+    for verb in ("calibrate", "export"):
+        assert main([verb, str(path), "--data", str(CAMVID), "-o", str(tmp_path / "n.onnx")]) == 2
+        message = capsys.readouterr().err
+        assert "evaluate, verify, bench, run and inspect take it as a" in message.replace(
+            "as it is, another tool's as", "as"
+        )
+        assert message.count("\n") == 1 and "docs/guests.md" in message
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{", "[" * 100_000, '"class_names"', '{"class_names": null}'])

@@ -112,6 +112,23 @@ def test_a_damaged_entry_is_refused():
         metadata.extra(model, "proof")
 
 
+def test_a_file_without_nodes_and_a_spec_without_fields_are_told_apart(tmp_path):
+    model = graph()
+    del model.graph.node[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(PspnetError, match=r"m\.onnx is an ONNX file without nodes"):
+        metadata.read_model(tmp_path / "m.onnx")
+    model = graph()
+    lacks = "it lacks backbone, output_stride, bins, branch_channels"
+    for text, said in (("{}", lacks), ("[]", "it is no JSON object")):
+        helper.set_model_props(model, {"pspnet.spec": text})
+        with pytest.raises(PspnetError, match=rf"damaged \({said}.*\)\. Export it again"):
+            metadata.spec_from_model(model)
+    helper.set_model_props(model, {"pspnet.spec": SPEC.to_json().replace('"bins"', '"tone": 1, "bins"', 1)})
+    with pytest.raises(PspnetError, match=r"unknown fields tone: .*pip install -U pspnet-edge"):
+        metadata.spec_from_model(model)
+
+
 def net_with_weights(path):
     """A model with 100 float weights in an initializer and 50 in a Constant node, both stored beside it in w.bin."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, [10, 10], np.arange(100, dtype=np.float32).tobytes(), raw=True)

@@ -269,6 +269,15 @@ def test_camera_settings_that_are_not_understood_are_refused(fake_camera: type[F
         open_source(f"v4l2:///dev/null?{query}")
 
 
+@pytest.mark.parametrize(
+    ("name", "data"), [("n.txt", b"words on a line\n" * 400), ("n.nfo", b"x\n"), ("n.bin", b"A\x07" * 8000)]
+)
+def test_what_ffmpeg_would_draw_as_characters_is_no_clip(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(PspnetError, match="holds text or data, which FFmpeg would draw as characters"):
+        open_source(str(tmp_path / name))
+
+
 @pytest.mark.skipif("linux" not in __import__("sys").platform, reason="V4L2 is Linux's")
 def test_what_is_no_camera_is_refused() -> None:
     with pytest.raises(PspnetError, match="/dev/video987 does not exist"):
