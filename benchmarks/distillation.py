@@ -18,10 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training_parts import scores, trained
-from pspnet.errors import PspnetError
-from pspnet.files import sha256_of, write_json
-from runtime.bench_report import stamped
+from benchmarks.training_parts import finished, scores, trained
+from pspnet.files import sha256_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,18 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--work", default="runs/distillation", help="folder for the runs")
     options.add_argument("--json", help="write the figures here")
     options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
-    args = options.parse_args(arguments)
-    try:
-        result = measured(args)
-        if args.json:
-            write_json(args.json, stamped(result, "python benchmarks/distillation.py"))
-    except PspnetError as error:
-        print(f"distillation.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("distillation.py: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return finished(options.parse_args(arguments), measured, "distillation.py")
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

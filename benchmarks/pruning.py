@@ -21,10 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training_parts import pruned, run, scores, trained
+from benchmarks.training_parts import finished, pruned, run, scores, trained
 from pspnet.dataset import open_dataset
-from pspnet.errors import PspnetError
-from pspnet.files import sha256_of, write_json
+from pspnet.files import sha256_of
 from runtime.bench_report import print_table, stamped
 from runtime.benchmark import Candidate, benchmark, median_interval, open_candidates
 
@@ -46,18 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--work", default="runs/pruning", help="folder for the runs")
     options.add_argument("--json", help="write the figures here")
     options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
-    args = options.parse_args(arguments)
-    try:
-        result = measured(args)
-        if args.json:
-            write_json(args.json, stamped(result, "python benchmarks/pruning.py"))
-    except PspnetError as error:
-        print(f"pruning.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("pruning.py: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return finished(options.parse_args(arguments), measured, "pruning.py")
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pspnet.cli import main
 from pspnet.errors import PspnetError
 from pspnet.files import read_json, sha256_of, write_json
+from runtime.bench_report import stamped
 
 INTERRUPTED = 130
+
+
+def finished(args: argparse.Namespace, measured: Callable[[argparse.Namespace], dict[str, Any]], program: str) -> int:
+    """Run a benchmark and write what it measured to args.json; returns the exit code, as of `pspnet`."""
+    try:
+        result = measured(args)
+        if args.json:
+            write_json(args.json, stamped(result, f"python benchmarks/{program}"))
+    except PspnetError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 def trained(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]) -> Path:
