@@ -68,10 +68,11 @@ def _open_in_ort(path: str) -> str:
 def _open_in_openvino(path: str) -> str:
     import openvino
 
-    core = openvino.Core()
+    from runtime.openvino_runner import core
+
     # Compiled, not only read: reading finds unknown operators and shapes that contradict, but whether the CPU has code
     # for each of them shows here. It takes a second or two and the weights' size again.
-    core.compile_model(path, "CPU", {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1})
+    core().compile_model(path, "CPU", {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1})
     return str(openvino.__version__).split("-")[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from pspnet.errors import PspnetError
 from pspnet.metadata import extra, read_model, spec_from_model
 from runtime.fp16_simulation import SIMULATED
 from runtime.runner import ClosingRunner, check_constants, check_images
+
+
+@functools.cache
+def core() -> openvino.Core:
+    """The one Core of the process.
+
+    The CPU plugin of a Core puts a signal stack of its own in place and, when that Core goes, the one from before. Two
+    Cores that go in another order leave a stack that is freed, and the next signal ends the process (seen in 2026.4).
+    """
+    return openvino.Core()
 
 
 class OpenVinoRunner(ClosingRunner):
@@ -77,10 +88,10 @@ def _compiled(
         "NUM_STREAMS": 1,
     }
     try:
-        model = openvino.Core().read_model(str(path))
+        model = core().read_model(str(path))
         model.reshape({input_name: list(shape)})
         join_quantizers(model)
-        return openvino.Core().compile_model(model, "CPU", settings)
+        return core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise PspnetError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
 
