@@ -18,27 +18,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training_parts import finished, scores, trained
+from benchmarks.training_parts import finished, parser, scores, trained
 from pspnet.files import sha256_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the mIoU of teacher and students; write all scores to --json."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", required=True)
-    options.add_argument("--dataset", default="auto")
+    options = parser(__doc__, "runs/distillation")
     options.add_argument("--teacher", required=True, help="best.pt or model.onnx")
     options.add_argument("--backbone", default="resnet18", help="of the student")
     options.add_argument("--weights", default="imagenet", help="of the student's backbone: a FILE, imagenet or none")
-    options.add_argument("--epochs", type=int, default=50)
     options.add_argument("--seeds", default="0", help="with commas; each gives one student of either kind")
     options.add_argument("--distill-weight", default="3")
     options.add_argument("--distill-temperature", default="4")
     options.add_argument("--distill-features", default="0")
-    options.add_argument("--split", default="val", help="that is scored")
-    options.add_argument("--work", default="runs/distillation", help="folder for the runs")
-    options.add_argument("--json", help="write the figures here")
-    options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
     return finished(options.parse_args(arguments), measured, "distillation.py")
 
 

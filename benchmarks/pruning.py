@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training_parts import finished, pruned, run, scores, trained
+from benchmarks.training_parts import finished, parser, pruned, run, scores, trained
 from pspnet.dataset import open_dataset
 from pspnet.files import sha256_of
 from runtime.bench_report import print_table, stamped
@@ -30,21 +30,14 @@ from runtime.benchmark import Candidate, benchmark, median_interval, open_candid
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a table of the speed and the three mIoU; write all to --json."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", required=True)
-    options.add_argument("--dataset", default="auto")
+    options = parser(__doc__, "runs/pruning")
     options.add_argument("--checkpoint", required=True, help="the network that is pruned")
     options.add_argument("--macs", default="0.6", help="share of the multiply-adds to keep")
     options.add_argument("--method", default="magnitude")
-    options.add_argument("--epochs", type=int, default=50, help="of fine-tuning")
-    options.add_argument("--split", default="val", help="that is scored")
     options.add_argument("--engine", default="auto", help="of the times")
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--rounds", type=int, default=9)
     options.add_argument("--frames", type=int, default=20)
-    options.add_argument("--work", default="runs/pruning", help="folder for the runs")
-    options.add_argument("--json", help="write the figures here")
-    options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
     return finished(options.parse_args(arguments), measured, "pruning.py")
 
 

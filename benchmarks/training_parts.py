@@ -16,6 +16,19 @@ from runtime.bench_report import stamped
 INTERRUPTED = 130
 
 
+def parser(description: str | None, work: str) -> argparse.ArgumentParser:
+    """The options that every such benchmark takes; work: default folder of its runs."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", required=True)
+    options.add_argument("--dataset", default="auto")
+    options.add_argument("--epochs", type=int, default=50, help="of each training run")
+    options.add_argument("--split", default="val", help="that is scored")
+    options.add_argument("--work", default=work, help="folder for the runs")
+    options.add_argument("--json", help="write the figures here")
+    options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
+    return options
+
+
 def finished(args: argparse.Namespace, measured: Callable[[argparse.Namespace], dict[str, Any]], program: str) -> int:
     """Run a benchmark and write what it measured to args.json; returns the exit code, as of `pspnet`."""
     try:

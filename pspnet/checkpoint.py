@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from pspnet.errors import PspnetError
 from pspnet.files import atomic_path
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
-
-ZIP, PICKLE = b"PK", b"\x80"
-"""How files of torch.save begin: today's, and those from before 2020."""
+from pspnet.torch_file import contents_of, reason_of_refusal
 
 
 def save_checkpoint(path: str | Path, spec: ModelSpec, model: dict[str, Tensor], **state: Any) -> None:
@@ -36,10 +32,8 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
     if not path.is_file():
         raise PspnetError(f"cannot read checkpoint {path}: it is no file. Make one with `pspnet train`")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on pickles of other kinds, which are refused anyway
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file, OSError among them
+        raw = contents_of(path)
+    except Exception as error:
         raise PspnetError(_refusal(path, error)) from error
     if not isinstance(raw, dict) or not isinstance(raw.get("spec"), str) or not _is_state(raw.get("model")):
         raise PspnetError(
@@ -51,26 +45,15 @@ def read_checkpoint(path: str | Path) -> tuple[ModelSpec, dict[str, Any]]:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """Why torch.load refused a file; its own texts are long, and advise to execute what the file holds."""
     if path.suffix == ".onnx":
         return (
             f"{path} is an ONNX file, not a checkpoint (.pt), which is needed here. evaluate, verify, bench, run and "
             "inspect take it as it is, another tool's as a guest (docs/guests.md)"
         )
     try:
-        with open(path, "rb") as file:
-            start = file.read(2)
+        return f"{path} is not a whole checkpoint ({reason_of_refusal(path, error)}). Make one with `pspnet train`"
     except OSError as unreadable:
         return f"cannot read checkpoint {path}: {unreadable.strerror}. Make one with `pspnet train`"
-    if not start:
-        reason = "it is empty"
-    elif not start.startswith((ZIP, PICKLE)):
-        reason = "it is no file of PyTorch"
-    elif isinstance(error, pickle.UnpicklingError):
-        reason = "it holds more than tensors"
-    else:
-        reason = "it is damaged or cut short"
-    return f"{path} is not a whole checkpoint ({reason}). Make one with `pspnet train`"
 
 
 def _current_name(name: str) -> str:

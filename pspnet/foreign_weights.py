@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pspnet.errors import PspnetError
+from pspnet.torch_file import contents_of, reason_of_refusal
 
 # Their names as ours, with the parts that depend on the network still to come: stem.N, layerN and aux.K.
 # model/pspnet.py of hszhao/semseg:
@@ -72,22 +71,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise PspnetError(f"cannot read weights {path}: no such file. Give imagenet, none or a file with --weights")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on pickles of other kinds, which are refused anyway
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file, OSError among them
-        lines = (str(error) or type(error).__name__).splitlines()
+        raw = contents_of(path)
+    except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and (kind := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise PspnetError(
                 f"{path} holds more than tensors ({kind[1]}). If you trust it, keep the tensors alone, where the tool "
                 f"that wrote it is installed: python -c \"import torch; torch.save(torch.load('{path}', 'cpu', "
                 "weights_only=False)['state_dict'], 'tensors.pth')\""
             ) from error
-        raise PspnetError(f"{path} is not a whole PyTorch state dict ({lines[0]}). Fetch it again") from error
+        raise PspnetError(_refusal(path, error)) from error
     state = raw.get("state_dict", raw) if isinstance(raw, dict) else raw
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise PspnetError(f"{path} is not a plain state dict. For one of our checkpoints use --init {path}")
     return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    try:
+        return f"{path} is not a whole PyTorch state dict ({reason_of_refusal(path, error)}). Fetch it again"
+    except OSError as unreadable:
+        return f"cannot read weights {path}: {unreadable.strerror}. Give imagenet, none or a file with --weights"
 
 
 def foreign_net(path: Path) -> ForeignNet | None:

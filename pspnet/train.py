@@ -16,7 +16,7 @@ from pspnet import distributed
 from pspnet.checkpoint import replace_spec
 from pspnet.dataset import Dataset
 from pspnet.ema import averaged_model
-from pspnet.errors import PspnetError
+from pspnet.errors import PspnetError, is_out_of_memory
 from pspnet.loader import EpochBatches, TrainPairs, default_workers, train_loader
 from pspnet.losses import criterion_from_config
 from pspnet.model import PSPNet
@@ -143,12 +143,11 @@ def _algorithms(deterministic: bool) -> Iterator[None]:
 def _failures_explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if config.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PspnetError(f"torch.compile failed ({reason}): leave out --compile") from error
-        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not exhausted:
+        if not is_out_of_memory(error):
             raise
         smaller = f"--batch {config.batch // 2} --accumulate {config.accumulate * 2}, or " if config.batch > 3 else ""
         raise PspnetError(

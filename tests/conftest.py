@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pspnet.dataset import Dataset
 
 
 @pytest.fixture(scope="session")
 def camvid_tiny() -> Path:
     """The repository's 16 CamVid pairs, 360x480, in the camvid11 layout."""
     return Path(__file__).parents[1] / "demo" / "camvid11_tiny"
+
+
+@pytest.fixture
+def dataset(camvid_tiny: Path) -> Dataset:
+    """The train split of `camvid_tiny`."""
+    from pspnet.dataset import open_dataset
+
+    return open_dataset("camvid11", camvid_tiny, "train")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: small nets gain nothing from more, and sums would depend on their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

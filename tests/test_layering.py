@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("pspnet", "export", "calibration", "runtime")
 WITH_TORCH = {
     "backbone", "checkpoint", "distill", "distributed", "ema", "foreign_weights", "initialise", "loader", "losses",
-    "model", "narrow", "prune", "run_log", "schedule", "train", "train_run", "train_state", "train_step",
+    "model", "narrow", "prune", "run_log", "schedule", "torch_file", "train", "train_run", "train_state", "train_step",
     "transforms",
 }  # fmt: skip
 ANYTHING_INSIDE_FUNCTIONS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from pspnet.checkpoint import read_checkpoint, save_checkpoint
 from pspnet.cli import main
-from pspnet.dataset import Dataset, open_dataset
+from pspnet.dataset import Dataset
 from pspnet.distill import CheckpointTeacher, Distiller
 from pspnet.errors import PspnetError
 from pspnet.image import read_image
@@ -24,23 +23,11 @@ from pspnet.train import train
 from pspnet.unlabelled import pictures_of_folder, with_unlabelled, write_frames
 from tests.nets import CLIP, random_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = TrainConfig(epochs=2, batch=4, crop=64, workers=0, seed=3, channels_last=False, photometric=0.0)
 SMALL = ["--backbone", "mobilenet_v2", "--output-stride", "32", "--bins", "1,2", "--size", "64x96", "--weights", "none"]
 SHORT = ["--epochs", "1", "--batch", "4", "--crop", "64", "--workers", "0"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small gain nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def dataset(camvid_tiny: Path) -> Dataset:
-    return open_dataset("camvid11", camvid_tiny, "train")
 
 
 def run(output: Path, dataset: Dataset, stop_after: int = 99, resume: bool = False) -> dict[str, torch.Tensor]:

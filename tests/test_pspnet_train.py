@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,7 @@ from pspnet.train import train
 from pspnet.train_step import TrainStep
 from tests.training_runs import CONFIG, fresh, no_validation
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small gain nothing from threads, and threads that wait for each other are slow on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def dataset(camvid_tiny: Path) -> Dataset:
-    return open_dataset("camvid11", camvid_tiny, "train")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_two_epochs_from_the_command_line(

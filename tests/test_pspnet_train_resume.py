@@ -18,7 +18,7 @@ from torch import nn
 
 from pspnet.checkpoint import read_checkpoint, save_checkpoint
 from pspnet.cli import main
-from pspnet.dataset import Dataset, open_dataset
+from pspnet.dataset import Dataset
 from pspnet.errors import PspnetError
 from pspnet.recipe import TrainConfig
 from pspnet.spec import ModelSpec
@@ -27,6 +27,7 @@ from pspnet.train_step import TrainStep
 from tests.nets import CAMVID, ROOT
 from tests.training_runs import CONFIG, fresh, no_validation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PATIENCE_S = 120
 KEPT = ("model", "history", "progress", "optimizer", "schedule", "scaler")
 KILLED_IN = """
@@ -43,20 +44,6 @@ from pspnet.cli import main
 sys.exit(main(sys.argv[2:]))
 """
 """A `pspnet` command that is killed between the gradients and the optimiser of its step number argv[1], from 0."""
-
-
-@pytest.fixture
-def dataset() -> Dataset:
-    return open_dataset("camvid11", CAMVID, "train")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Sums in parallel would depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_same(first: Path, second: Path) -> None:

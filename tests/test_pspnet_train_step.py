@@ -20,19 +20,12 @@ from pspnet.train import new_state
 from pspnet.train_step import TrainStep, autocast_dtype
 from tests.nets import random_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SAME_SUMS = 1e-5  # relative: a float32 loss summed in another order
 SAME_STEP = 1e-4  # float32 gradients summed in another order, at a high learning rate
 FILES = [Path(f"{number}.png") for number in range(4)]
 CONFIG = TrainConfig(batch=1, crop=64, freeze_bn=True, lr=0.1, head_lr=1.0, momentum=0.0, weight_decay=0.0, epochs=9)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Nets this small gain nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def small_model() -> PSPNet:
