@@ -70,7 +70,7 @@ def measured(backbone: str, args: argparse.Namespace) -> Iterator[dict[str, Any]
     graphs = {form: for_one_image(onnx_from_model(model, spec, form)) for form in FORMS}
     noise = np.random.default_rng(0)
     images = noise.integers(0, 256, (1, *spec.input_size, 3), np.uint8)
-    features = reference(model, spec, images)[0]
+    features = np.ascontiguousarray(reference(model, spec, images)[0])  # channels last: an engine would copy each time
     parts = (
         ("head", {form: head_of(graph) for form, graph in graphs.items()}, "features", features),
         ("network", graphs, "image", images),
