@@ -14,13 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from export.agreement import Agreement, percent
-from pspnet.dataset import Dataset, is_dataset, open_dataset
+from pspnet.dataset import Dataset, check_no_choice, is_dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes
 from pspnet.files import sha256_of
 from pspnet.image import write_image
 from pspnet.metadata import extra, read_model
 from pspnet.metrics import ConfusionMatrix
+from pspnet.wording import counted
 from runtime.runner import ClosingRunner, Runner
 from runtime.segmenter import CpuSegmenter
 from runtime.source import open_source
@@ -74,13 +75,8 @@ class Pictures:
             self._length: int | None = len(self.pairs)
         elif not self._data.exists():
             raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
-        elif dataset != "auto":
-            raise PspnetError(
-                f"{data} is no data set in a known layout (docs/datasets.md): leave out --dataset {dataset}"
-            )
-        elif split is not None:
-            raise PspnetError(f"{data} is no data set, so it has no splits: leave out --split {split}")
         else:
+            check_no_choice(data, dataset, split)
             self._source = open_source(str(data))
             self._length = self._source.length
 
@@ -198,7 +194,7 @@ class FlipMap:
         parts: list[str | np.ndarray] = [f"{text};" if most else "no differences"]
         if most:
             scale = _heat(np.tile(np.linspace(0, 1, 100, dtype=np.float32), (12, 1)))
-            parts += ["in 0 %", scale, f"{100 * most:.3g} % of {self.count} image{'' if self.count == 1 else 's'}"]
+            parts += ["in 0 %", scale, f"{100 * most:.3g} % of {counted(self.count, 'image')}"]
         strip = _strip(parts, drawn.shape[1])
         canvas = np.full((len(drawn) + len(strip), strip.shape[1], 3), BACKGROUND, np.uint8)
         canvas[: len(drawn), : drawn.shape[1]], canvas[len(drawn) :] = drawn, strip

@@ -51,15 +51,59 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser("calibrate", help="ONNX to INT8 with explicit Q/DQ, and the table beside it")
     verb.add_argument("model", help="model.onnx of `pspnet export`")
     verb.add_argument("-o", "--output", default=None, help="default: the model's name with .int8.onnx")
-    verb.add_argument("--data", required=True, help="a data set, a folder of pictures or a clip; labels are not used")
+    verb.add_argument("--fp16", action="store_true", help="write NAME.fp16.onnx too, the same typed fp16 for TensorRT")
+    verb.add_argument("--data", default=None, help="a data set, a folder of pictures or a clip; labels only score")
+    verb.add_argument(
+        "--table", default=None, metavar="TABLE.json", help="in place of DATA: write the graph of a stored table again"
+    )
     verb.add_argument("--dataset", default="auto", help=f"{DATASETS}, where DATA is a data set")
-    verb.add_argument("--split", default="train", help="of a data set (default train)")
-    verb.add_argument("--images", type=int, default=64, help="how many, evenly spread (default 64)")
-    verb.add_argument("--method", default="percentile", help="percentile (default) or minmax")
+    verb.add_argument("--split", default=None, help="of a data set (default train)")
+    verb.add_argument(
+        "--images", type=int, default=None, help="how many, evenly spread (default 64, or 3/4 of fewer than 86)"
+    )
+    verb.add_argument(
+        "--method", default="percentile",
+        help="of the ranges: percentile (default), minmax, entropy, mse, or auto, the best on held-out images",
+    )  # fmt: skip
     verb.add_argument(
         "--percentile", type=float, default=99.99, help="share of values kept, in per cent (default 99.99)"
     )
-    verb.add_argument("--force", action="store_true", help="allow images of a test split")
+    verb.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=None,
+        help="compare INT8 with float on held-out images (default: where there are any)",
+    )  # fmt: skip
+    verb.add_argument("--held-out", type=int, default=24, help="how many of the same split (default 24)")
+    verb.add_argument("--resamples", type=int, default=0, help="bootstrap samples that show the spread (default 0)")
+    add_engine(verb, "; of what is compared")
+    verb.add_argument("--equalise", action="store_true", help="cross-layer equalisation: channels of maps to one range")
+    verb.add_argument("--bias-correction", action="store_true", help="take the mean error of rounding out of biases")
+    verb.add_argument(
+        "--finetune", type=int, metavar="EPOCHS", default=None,
+        help="train weights and ranges under rounding, with labels where there are any (needs torch)",
+    )  # fmt: skip
+    verb.add_argument("--finetune-lr", type=float, default=None, help="relative to each weight's size (default 0.0001)")
+    verb.add_argument("--finetune-batch", type=int, default=None, help="pictures per step (default 4)")
+    verb.add_argument(
+        "--sensitivity", default=None, metavar="FILE",
+        help="what each convolution loses alone, as NAME.json and NAME.png; an interrupted run goes on there",
+    )  # fmt: skip
+    verb.add_argument(
+        "--max-miou-drop", type=float, default=None, metavar="POINTS",
+        help="search the fastest mix of INT8 and float that loses no more (without labels: of equal labels)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--class-floor", action="append", default=[], metavar="CLASS=POINTS",
+        help="of the search: IoU that a class may lose; can be repeated",
+    )  # fmt: skip
+    verb.add_argument(
+        "--front", default=None, metavar="FILE", help="of the search: every mix, as NAME.json and NAME.png"
+    )
+    verb.add_argument("--device", default=None, help="of the search: estimate by its peak rates, time nothing")
+    verb.add_argument(
+        "--rerank", default=None, metavar="FRONT.json",
+        help="in place of DATA: time the mixes of a front on this machine's engine, and write the fastest",
+    )  # fmt: skip
+    verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
     verb.add_argument("--json", help="write the summary here too")
 
 

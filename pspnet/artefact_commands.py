@@ -26,7 +26,7 @@ def export(args: argparse.Namespace) -> None:
     from export.exporter import export as write
     from export.exporter import half_path
     from export.parity import text_of
-    from pspnet.dataset import open_dataset
+    from pspnet.dataset import open_pictures
 
     if not args.checkpoint:
         raise PspnetError("export needs a checkpoint: pspnet export best.pt (only --sizes goes without one)")
@@ -38,7 +38,7 @@ def export(args: argparse.Namespace) -> None:
     pictures: list[Path] = []
     if args.data:
         count = PROOF_PICTURES if args.images is None else args.images
-        pictures = list(open_dataset(args.dataset, args.data, args.split or "val").images[:count])
+        pictures = list(open_pictures(args.dataset, args.data, args.split or "val")[:count])
     size = size_from_text(args.size) if args.size else None
     proof = write(args.checkpoint, output, size, args.fit, pictures, args.head or "folded", args.fp16)
     print(f"{output}: {text_of(proof)}")
@@ -88,23 +88,80 @@ def verify(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> None:
     """Write an INT8 file and its table."""
+    from calibration.calibrate import HeldOutChoice
     from calibration.calibrate import calibrate as write
+    from calibration.mix import mix_from_flags
+    from calibration.repair import repairs_from_flags
+    from calibration.summary import text_of
 
     model = Path(args.model)
     if not model.is_file():
         raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
     output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
     _check_onnx_name(output)
-    check_outputs([model, args.data], [output, output.with_suffix(".json"), *filter(None, [args.json])])
+    if args.rerank:
+        return _rerank(args, model, output)
+    if args.table:
+        return _from_table(args, model, output)
+    if not args.data:
+        raise PspnetError("calibrate needs pictures: give --data with a data set, a folder of pictures or a clip")
+    mix = mix_from_flags(args.sensitivity, args.max_miou_drop, args.class_floor, args.front, args.device)
+    written = [*_artefacts(output, args.fp16), *filter(None, [args.json]), *(mix.outputs() if mix else [])]
+    check_outputs([model, args.data], written)
     summary = write(
-        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force
-    )
-    print(
-        f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
-        f"{summary['method']} on {summary['images']} images of {summary['source']}; table {output.with_suffix('.json')}"
-    )
+        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force,
+        HeldOutChoice(args.held_out, args.check, args.resamples, args.engine, args.threads),
+        repairs_from_flags(
+            args.equalise, args.bias_correction, args.finetune, args.finetune_lr, args.finetune_batch
+        ),
+        mix, args.fp16,
+    )  # fmt: skip
+    print(text_of(summary, output))
     if args.json:
         write_json(args.json, summary)
+
+
+def _artefacts(output: Path, fp16: bool) -> list[Path]:
+    """What calibrate writes: the graph, its table and, if asked for, its float16-typed twin."""
+    from runtime.fp16_typing import half_path
+
+    return [output, output.with_suffix(".json"), *([half_path(output)] if fp16 else [])]
+
+
+def _from_table(args: argparse.Namespace, model: Path, output: Path) -> None:
+    """Write the INT8 file of a stored table, for which no pictures are read."""
+    from calibration.calibrate import calibrate_from_table
+    from calibration.summary import text_of
+
+    _check_no_pictures(args, "--table holds ranges that were measured already")
+    written = [path for path in _artefacts(output, args.fp16) if path.resolve() != Path(args.table).resolve()]
+    check_outputs([model, args.table], [*written, *filter(None, [args.json])])
+    summary = calibrate_from_table(model, output, args.table, args.fp16)
+    print(text_of(summary, output))
+    if args.json:
+        write_json(args.json, summary)
+
+
+def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
+    """Write the INT8 file of the mix that is the fastest here, of a front that a search wrote."""
+    from calibration.mix import json_path, rerank
+    from calibration.summary import text_of
+
+    _check_no_pictures(args, "--rerank takes ranges, figures and budget from the front")
+    front = json_path("front", args.front)
+    plots = [front, front.with_suffix(".png")] if front else []
+    check_outputs([model, args.rerank], [*_artefacts(output, args.fp16), *plots, *filter(None, [args.json])])
+    summary = rerank(model, args.rerank, output, front, args.fp16, args.engine, args.threads)
+    print(text_of(summary, output))
+    if args.json:
+        write_json(args.json, summary)
+
+
+def _check_no_pictures(args: argparse.Namespace, reason: str) -> None:
+    """PspnetError for flags about what is measured on pictures, where none are read."""
+    flags = ("data", "sensitivity", "max_miou_drop", "class_floor", "device", "finetune", "equalise", "bias_correction")
+    if stray := next((name for name in flags if getattr(args, name)), None):
+        raise PspnetError(f"{reason}: leave out --{stray.replace('_', '-')}")
 
 
 def _check_onnx_name(output: str | Path) -> None:

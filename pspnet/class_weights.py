@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from pspnet.dataset import Dataset
+from pspnet.distributed import share_of, summed
 from pspnet.spec import IGNORE
 
 
 def class_weights(dataset: Dataset, kind: str) -> np.ndarray:
     """(C,) float64 weights, by `enet_weights` or `median_frequency_weights`.
 
-    Reads every label map once. A class without a pixel gets a weight that no pixel will ever use; one line on stderr
-    names it.
+    Reads every label map once, each process its share. A class without a pixel gets a weight that no pixel will ever
+    use; one printed line names it.
     """
-    pixels, present_in = class_pixels(dataset)
+    own = class_pixels(dataset, share_of(len(dataset.labels)))
+    pixels, present_in = summed(torch.from_numpy(np.stack(own))).numpy()
     if absent := [name for name, count in zip(dataset.classes.names, pixels, strict=True) if not count]:
-        where = f"{dataset.root} ({dataset.split})"
-        print(f"pspnet: no pixel of {', '.join(absent)} in {where}: training cannot teach it", file=sys.stderr)
+        print(
+            f"note: the {dataset.split} split has no pixel of {', '.join(absent)}, so the network cannot learn "
+            f"{'it' if len(absent) == 1 else 'them'}; training goes on with the other classes"
+        )
     return enet_weights(pixels) if kind == "enet" else median_frequency_weights(pixels, present_in)
 
 
-def class_pixels(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels of each class, labelled pixels of the pictures that contain it), both (C,) int64."""
+def class_pixels(dataset: Dataset, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels of each class, labelled pixels of the pictures that contain it), both (C,) int64, of some label maps."""
     classes = len(dataset.classes.names)
     pixels, present_in = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    for index in tqdm(range(len(dataset)), desc="class weights", unit="image", leave=False):
-        counts = np.bincount(dataset.read(index)[1].ravel(), minlength=IGNORE + 1)[:classes]
+    for index in tqdm(indices, desc="class weights", unit="image", leave=False):
+        counts = np.bincount(dataset.reader.read(dataset.labels[index]).ravel(), minlength=IGNORE + 1)[:classes]
         pixels += counts
         present_in += np.where(counts > 0, counts.sum(), 0)
     return pixels, present_in

@@ -36,7 +36,9 @@ ADVICE = {
 }
 """What to do about an error of the system."""
 OUTPUTS = ("output", "video", "jsonl", "json", "confusion", "save")
-"""Arguments that name files which a command reads and writes."""
+"""Arguments that name what a command writes: files, but for FOLDERS and doctor's -o, which is a file or its folder."""
+FOLDERS = {"train": "output", "run": "output", "demo": "output", "evaluate": "save"}
+"""The argument of a verb that names a folder to write."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parsed(arguments)
         _check_values(args)
-        check_outputs(_paths(args, INPUTS), _paths(args, OUTPUTS))
+        folder = FOLDERS.get(args.command, "")
+        files = [name for name in OUTPUTS if name != folder and (args.command, name) != ("doctor", "output")]
+        check_outputs(_paths(args, INPUTS), _paths(args, files), _paths(args, [folder]))
         from pspnet import artefact_commands, commands, compression_commands, training_commands
 
         modules = (training_commands, compression_commands, artefact_commands, commands)

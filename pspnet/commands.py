@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 from pspnet.errors import PspnetError
-from pspnet.files import write_json
+from pspnet.files import new_folder, write_json
 from pspnet.outputs import check_outputs
+from pspnet.wording import counted
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,6 +24,8 @@ def run(args: argparse.Namespace) -> None:
 
     outputs = [output for output in (args.output, args.video, args.jsonl, args.json) if output]
     check_outside(args.output, args.json)
+    if args.output:
+        new_folder(args.output, "-o")
     if not outputs:
         raise PspnetError("run needs an output: give -o DIR, --video FILE.webm, --jsonl FILE or --json FILE")
     region = region_from_text(args.region) if args.region else None
@@ -39,8 +43,9 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, summary)
     service = summary["service_ms"]
     print(
-        f"{summary['frames']} frames, {summary['throughput_fps']:.1f} FPS, service p50 {service['p50']:.1f} ms, "
-        f"p99 {service['p99']:.1f} ms ({runner.engine}, {runner.precision}): {', '.join(outputs)}"
+        f"{counted(summary['frames'], 'frame')}, {summary['throughput_fps']:.1f} FPS, service p50 "
+        f"{service['p50']:.1f} ms, p99 {service['p99']:.1f} ms ({runner.engine}, {runner.precision}): "
+        f"{', '.join(outputs)}"
     )
 
 
@@ -50,7 +55,7 @@ def bench(args: argparse.Namespace) -> None:
 
     from pspnet.dataset import open_dataset
     from runtime.bench_report import print_table, stamped
-    from runtime.benchmark import add_pictures, add_scores, benchmark, open_candidates
+    from runtime.benchmark import add_pictures, add_scores, benchmark, open_candidates, pictures_folder
 
     if not (args.source or args.data):
         raise PspnetError("bench needs frames: give --source CLIP, FOLDER or PHOTO, or --data DIR for mIoU too")
@@ -58,6 +63,8 @@ def bench(args: argparse.Namespace) -> None:
         raise PspnetError(f"pictures is {args.pictures}: give --pictures 0 or more")
     if args.pictures and not args.json:
         raise PspnetError("--pictures are written beside the figures: give --json FILE too")
+    if args.pictures:
+        check_outputs([], [], [pictures_folder(Path(args.json))])
     dataset = open_dataset(args.dataset, args.data, args.split) if args.data else None
     source = args.source or str(dataset.images[0].parent)  # type: ignore[union-attr]
     with ExitStack() as stack:
@@ -85,7 +92,7 @@ def report(args: argparse.Namespace) -> None:
     from pspnet.report import write_report
 
     count = write_report(args.benches, args.output)
-    print(f"{args.output}: {count} candidate{'' if count == 1 else 's'}; open it in any browser")
+    print(f"{args.output}: {counted(count, 'candidate')}; open it in any browser")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -129,22 +136,34 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def _doctor_data(args: argparse.Namespace) -> None:
-    from pspnet.dataset_page import contact_sheet
-    from pspnet.doctor_data import examine, facts_of, text_of
+    from pspnet.dataset_page import chosen_pairs, contact_sheet
+    from pspnet.doctor_data import examine
+    from pspnet.doctor_text import facts_of, text_of
     from pspnet.image import write_image
     from runtime.overlay import blend, legend
 
     if args.pictures < 1:
         raise PspnetError(f"pictures is {args.pictures}: give --pictures 1 or more")
-    page = Path(args.output or "doctor.png")
-    page = page if page.suffix and not page.is_dir() else page / "doctor.png"
-    check_outputs([args.data], [page])
+    page = _page(args.output or "doctor.png")
+    check_outputs([args.data], [page, *filter(None, [args.json])])
     report = examine(args.dataset, args.data)
     print(text_of(report))
     if args.json:
         write_json(args.json, facts_of(report))
-    if (sheet := contact_sheet(report, args.pictures, blend, legend)) is not None:
-        write_image(page, sheet)
-        print(f"overlays: {page}")
+    if chosen := chosen_pairs(report, args.pictures):
+        write_image(page, contact_sheet(report, chosen, blend, legend))
+        fewer = ", all that can be read" if len(chosen) < args.pictures else ""
+        print(f"overlays of {counted(len(chosen), 'pair')}{fewer}: {page}")
     if faults := report.faults():
-        raise PspnetError(f"{args.data}: {faults} finding(s) must be fixed: see the lines that begin with fault")
+        text = f"{counted(faults, 'finding')} must be fixed: see the lines that begin with fault"
+        raise PspnetError(f"{args.data}: {text}")
+
+
+def _page(output: str) -> Path:
+    """The PNG that doctor draws; `output` may name its folder."""
+    page = Path(output)
+    if page.is_dir() or output.endswith(os.sep) or not page.suffix:
+        return page / "doctor.png"
+    if page.suffix.lower() != ".png":
+        raise PspnetError(f"overlays {page} must end in .png, or be a folder for doctor.png. Change -o")
+    return page

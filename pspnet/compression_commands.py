@@ -9,6 +9,7 @@ from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import sha256_of, write_json
+from pspnet.wording import counted
 
 DISTILLATION = {"distill_weight": 3.0, "distill_temperature": 4.0, "distill_features": 0.0, "unlabelled_every": 10}
 """Default of every flag that says how a teacher teaches (TorchDistiller's weight and temperature for logits)."""
@@ -82,7 +83,7 @@ def with_unlabelled_pictures(args: argparse.Namespace, settings: dict[str, Any],
     else:
         folder = _frames_of_clip(source, every, output)
     pictures = unlabelled.pictures_of_folder(folder)
-    print(f"unlabelled: {len(pictures)} pictures of {source}")
+    print(f"unlabelled: {counted(len(pictures), 'picture')} of {source}")
     return unlabelled.with_unlabelled(dataset, pictures)
 
 

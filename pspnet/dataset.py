@@ -17,13 +17,13 @@ from pspnet import dataset_bdd100k, dataset_camvid, dataset_cityscapes, dataset_
 from pspnet.dataset_classes import CAMVID11, Classes, classes_from_json
 from pspnet.dataset_folder import CAMVID11_FOLDER, FOLDER
 from pspnet.dataset_labels import LabelReader
-from pspnet.dataset_layout import SPLITS, Found, Layout, Pair, list_images
+from pspnet.dataset_layout import SPLITS, Found, Layout, list_images
 from pspnet.errors import PspnetError
 from pspnet.image import read_image
 
 __all__ = [
-    "CAMVID11", "DATASETS", "SPLITS", "Classes", "Dataset", "classes_from_json", "is_dataset", "list_images",
-    "open_dataset", "open_unchecked", "splits_of",
+    "CAMVID11", "DATASETS", "SPLITS", "Classes", "Dataset", "check_no_choice", "classes_from_json", "is_dataset",
+    "list_images", "open_dataset", "open_pictures", "open_unchecked", "splits_of",
 ]  # fmt: skip
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -41,7 +41,7 @@ class Dataset:
 
     split: train, val or test, or all for every split or an undivided folder. protocol: the published label set and size
     that these pairs follow, such as camvid11-segnet-360x480; empty where there is none. note: one line that a user must
-    know, else empty.
+    know, else empty. labels: empty where the split has none, which only `open_unchecked` gives; then `note` says why.
     """
 
     name: str
@@ -75,28 +75,37 @@ def open_dataset(name: str, root: str | Path, split: str) -> Dataset:
     """The pairs of one split, checked for a label beside every picture (contents are checked when read).
 
     name: one of DATASETS; auto recognises the layout. root: its folder, or a list file. split: train, val, test, or all
-    (every split, or the whole undivided folder). What a user must know of the data is logged once, as a warning.
+    (every labelled split, or the whole undivided folder). What a user must know of the data is logged once, as a
+    warning. PspnetError where the split has no labels.
     """
     dataset = open_unchecked(name, root, split)
-    for kind, paths in (("labels", dataset.labels), ("pictures", dataset.images)):
-        if missing := [path for path in paths if not path.is_file()]:
-            raise PspnetError(
-                f"{missing[0]} is missing ({len(missing)} of {len(paths)} {kind} are): every image needs one. "
-                f"pspnet doctor --data {root} lists them"
-            )
+    if not dataset.labels:
+        raise PspnetError(dataset.note)
+    _check_there(dataset, "labels", dataset.labels)
+    _check_there(dataset, "pictures", dataset.images)
     if dataset.note:
         _warn_once(dataset.note)
     return dataset
 
 
+def open_pictures(name: str, root: str | Path, split: str) -> tuple[Path, ...]:
+    """The pictures of one split, for those that need no labels; the arguments are those of `open_dataset`."""
+    dataset = open_unchecked(name, root, split)
+    _check_there(dataset, "pictures", dataset.images)
+    if dataset.note and dataset.labels:
+        _warn_once(dataset.note)
+    return dataset.images
+
+
 def open_unchecked(name: str, root: str | Path, split: str) -> Dataset:
-    """As `open_dataset`, where files may be missing: for those that report all of them."""
+    """As `open_dataset`, where files or all labels may be missing: for those that report it."""
     root = Path(root)
     layout = _layout(name, root)
     if split not in (*SPLITS, "all"):
         raise PspnetError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}, all")
     found: Found = layout.find(root, (layout.splits(root) or SPLITS) if split == "all" else (split,))
-    images, labels = _unzipped(found.pairs)
+    images = (*(image for image, _ in found.pairs), *found.unlabelled)
+    labels = tuple(label for _, label in found.pairs)
     return Dataset(layout.dataset, root, split, found.classes, images, labels, found.labels, found.protocol, found.note)
 
 
@@ -109,6 +118,14 @@ def is_dataset(root: str | Path) -> bool:
     """Whether `root` is a labelled data set, and not a clip or a plain folder of pictures."""
     root = Path(root)
     return (root / "classes.json").is_file() or any(layout.recognises(root) for layout in LAYOUTS)
+
+
+def check_no_choice(data: str | Path, name: str, split: str | None) -> None:
+    """PspnetError where a layout or a split is chosen of `data` that is no data set, but pictures or a clip."""
+    if name != "auto":
+        raise PspnetError(f"{data} is no data set in a known layout (docs/datasets.md): leave out --dataset {name}")
+    if split is not None:
+        raise PspnetError(f"{data} is no data set, so it has no splits: leave out --split {split}")
 
 
 def _layout(name: str, root: Path) -> Layout:
@@ -145,8 +162,12 @@ def _unrecognised(root: Path, wanted: list[Layout]) -> PspnetError:
     return PspnetError(f"{root} is no data set of a known layout{hint}: looked for {shapes}. See docs/datasets.md")
 
 
-def _unzipped(pairs: tuple[Pair, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    return tuple(image for image, _ in pairs), tuple(label for _, label in pairs)
+def _check_there(dataset: Dataset, kind: str, paths: tuple[Path, ...]) -> None:
+    if missing := [path for path in paths if not path.is_file()]:
+        raise PspnetError(
+            f"{missing[0]} is missing ({len(missing)} of {len(paths)} {kind} are): every image needs one. "
+            f"pspnet doctor --data {dataset.root} lists them"
+        )
 
 
 @functools.cache

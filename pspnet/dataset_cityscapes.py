@@ -30,18 +30,32 @@ def _recognises(root: Path) -> bool:
 
 
 def _find(root: Path, splits: tuple[str, ...]) -> Found:
-    images = [image for split in splits for image in _images(root, split)]
+    withheld = "test" in splits and _is_withheld(root)
+    labelled = tuple(split for split in splits if split != "test" or not withheld)
+    images = [image for split in labelled or splits for image in _images(root, split)]
     train_ids = [_label(root, image, TRAIN_IDS_END) for image in images]
     classes = cityscapes19(LICENCE)
     labels, reader = train_ids, index_labels(classes, "the trainIds of Cityscapes")
     if not all(label.is_file() for label in train_ids):
         labels, reader = [_label(root, image, IDS_END) for image in images], label_ids()
-    note = "" if splits != ("test",) else (
-        f"{root}: the labels of Cityscapes' test split are withheld, its gtFine files hold no class: nothing can be "
-        "scored on it here. Use --split val, or send predictions to the benchmark's server"
-    )  # fmt: skip
     pairs = tuple(zip(images, labels, strict=True))
-    return Found(classes, reader, pairs, protocol_of("cityscapes19", SIZE, pairs), note)
+    protocol = protocol_of("cityscapes19", SIZE, pairs)
+    if not withheld:
+        return Found(classes, reader, pairs, protocol)
+    note = f"{root}: the labels of Cityscapes' test split are withheld, its gtFine files hold no class: "
+    if labelled:
+        return Found(classes, reader, pairs, protocol, note + "its pictures are left out")
+    note += "nothing can be scored on it here. Use --split val, or send predictions to the benchmark's server"
+    return Found(classes, reader, (), protocol, note, tuple(images))
+
+
+def _is_withheld(root: Path) -> bool:
+    """Whether the first label of the test split holds no class, as published; the others are alike."""
+    label = _label(root, _images(root, "test")[0], IDS_END)
+    try:
+        return label.is_file() and bool((label_ids().read(label) == IGNORE).all())
+    except PspnetError:  # told with its name when the pair is read
+        return False
 
 
 def label_ids() -> IndexLabels:

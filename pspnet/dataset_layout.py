@@ -18,13 +18,17 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Found:
-    """The pairs of one or more splits (a label may be missing yet), what they mean and what a user must know."""
+    """The pairs of one or more splits (a label may be missing yet), what they mean and what a user must know.
+
+    unlabelled: the pictures, where the wanted splits have no labels; then there are no pairs, and `note` says why.
+    """
 
     classes: Classes
     labels: LabelReader
     pairs: tuple[Pair, ...]
     protocol: str = ""
     note: str = ""
+    unlabelled: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

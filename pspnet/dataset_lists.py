@@ -1,5 +1,7 @@
 """Lists of pairs, as hszhao/semseg writes them: `IMAGE LABEL` a line, relative to the data's root.
 
+A list of which every line is one path, like semseg's own test lists, is a split without labels.
+
 ROOT/list/{train,val,test}.txt (or fine_train.txt, training.txt and the like), or one such file in place of the root.
 Classes: ROOT/classes.json, or semseg's *_names.txt and *_colors.txt, in the root or beside the lists. Names in a list
 must not hold spaces. Paths of another machine are found by their ends: /SegNet/CamVid/train/a.png is ROOT/train/a.png.
@@ -13,6 +15,7 @@ from pspnet.dataset_classes import Classes, classes_from_json, classes_from_text
 from pspnet.dataset_labels import index_labels
 from pspnet.dataset_layout import SPLITS, Found, Layout, Pair
 from pspnet.errors import PspnetError
+from pspnet.wording import counted
 
 NAMES = {
     "train": ("train", "fine_train", "training", "train_aug"),
@@ -24,21 +27,30 @@ NAMES = {
 
 def pairs_of_list(path: Path, roots: tuple[Path, ...]) -> list[Pair]:
     """The pairs of a list file, in its order; files that no root holds are given under the first root."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PspnetError(f"cannot read list {path}: {error}") from error
     pairs = []
-    for number, line in enumerate(lines, 1):
-        names = line.split()
+    for number, names in enumerate(_lines(path), 1):
         if len(names) % 2:
             raise PspnetError(
-                f"{path} line {number} holds {len(names)} names: write IMAGE LABEL, without spaces in them"
+                f"{path} line {number} holds {counted(len(names), 'name')}: write IMAGE LABEL, without spaces in them"
             )
         pairs += [(_located(i, roots), _located(j, roots)) for i, j in zip(names[::2], names[1::2], strict=True)]
     if not pairs:
         raise PspnetError(f"{path} lists no pair: write one line IMAGE LABEL for each")
     return pairs
+
+
+def pictures_of_list(path: Path, roots: tuple[Path, ...]) -> list[Path]:
+    """The pictures of a list file that names nothing else, in its order; of any other list none."""
+    lines = [names for names in _lines(path) if names]
+    return [_located(names[0], roots) for names in lines] if all(len(names) == 1 for names in lines) else []
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The names on every line."""
+    try:
+        return [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PspnetError(f"cannot read list {path}: {error}") from error
 
 
 def _located(name: str, roots: tuple[Path, ...]) -> Path:
@@ -80,15 +92,27 @@ def _find(root: Path, splits: tuple[str, ...]) -> Found:
     folder = root if root.is_dir() else root.parent
     roots = (folder,) if root.is_dir() else (folder, folder.parent)
     classes, source = _classes((folder, folder / "list", folder.parent) if root.is_dir() else roots)
+    reader = index_labels(classes, source)
     pairs: list[Pair] = []
+    unlabelled: dict[Path, list[Path]] = {}
     for split in splits:
         if (path := _list_of(root, split)) is None:
             raise PspnetError(
                 f"{root} has no list for the split {split}: write {folder / 'list' / f'{split}.txt'} with IMAGE LABEL "
                 "lines" + (", or use --split all" if _splits(root) == ("all",) else "")
             )
-        pairs += pairs_of_list(path, roots)
-    return Found(classes, index_labels(classes, source), tuple(pairs))
+        if pictures := pictures_of_list(path, roots):
+            unlabelled[path] = pictures
+        else:
+            pairs += pairs_of_list(path, roots)
+    if not unlabelled:
+        return Found(classes, reader, tuple(pairs))
+    note = f"{' and '.join(map(str, unlabelled))}: every line is one path, so its pictures have no labels: "
+    if pairs:
+        return Found(classes, reader, tuple(pairs), note=note + "they are left out")
+    note += "nothing can be learned from them or scored on them. Use another --split, or write IMAGE LABEL lines"
+    pictures = [picture for each in unlabelled.values() for picture in each]
+    return Found(classes, reader, (), note=note, unlabelled=tuple(pictures))
 
 
 def _classes(folders: tuple[Path, ...]) -> tuple[Classes, str]:

@@ -18,15 +18,29 @@ Blend = Callable[[np.ndarray, np.ndarray, Sequence[Colour], float], np.ndarray]
 Legend = Callable[[Sequence[str], Sequence[Colour], int], np.ndarray]
 
 
-def contact_sheet(report: DataReport, count: int, blend: Blend, legend: Legend) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR page of about `count` readable pairs, spread over the splits; None where none is readable.
+def chosen_pairs(report: DataReport, count: int) -> list[tuple[str, int]]:
+    """Split and index of `count` readable pairs, or of all where there are fewer, evenly spread over each split.
+
+    Every split gives as many as any other; one that has fewer gives all, and the others make up for it.
+    """
+    readable = {name: split.readable() for name, split in report.splits.items() if split.dataset.labels}
+    shares = dict.fromkeys(readable, 0)
+    for _ in range(min(count, sum(map(len, readable.values())))):
+        name = min((name for name in readable if shares[name] < len(readable[name])), key=shares.__getitem__)
+        shares[name] += 1
+    return [
+        (name, indices[at])
+        for name, indices in readable.items()
+        for at in np.linspace(0, len(indices) - 1, shares[name]).round().astype(int)
+    ]
+
+
+def contact_sheet(report: DataReport, chosen: Sequence[tuple[str, int]], blend: Blend, legend: Legend) -> np.ndarray:
+    """(H, W, 3) uint8 BGR page of the pairs that `chosen_pairs` gave, one or more.
 
     blend(image, labels, palette, alpha) and legend(names, palette, height) draw: this package may not import those of
     `runtime`. A pixel without a class shows the picture as it is.
     """
-    chosen = _chosen(report, count)
-    if not chosen:
-        return None
     classes = report.splits[chosen[0][0]].dataset.classes
     tiles = []
     for name, index in chosen:
@@ -39,18 +53,6 @@ def contact_sheet(report: DataReport, count: int, blend: Blend, legend: Legend) 
     cells += [np.full_like(cells[0], BACKGROUND)] * (-len(cells) % COLUMNS)
     page = np.vstack([np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)])
     return np.hstack([page, legend(classes.names, classes.palette, page.shape[0])])
-
-
-def _chosen(report: DataReport, count: int) -> list[tuple[str, int]]:
-    """Split and index of the pairs to draw, evenly spread over each split."""
-    readable = {name: split.readable() for name, split in report.splits.items()}
-    readable = {name: indices for name, indices in readable.items() if indices}
-    each = -(-count // max(len(readable), 1))
-    return [
-        (name, indices[at])
-        for name, indices in readable.items()
-        for at in np.unique(np.linspace(0, len(indices) - 1, min(each, len(indices))).round().astype(int))
-    ]
 
 
 def _cell(picture: np.ndarray, caption: str, size: tuple[int, int]) -> np.ndarray:

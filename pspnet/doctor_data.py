@@ -6,18 +6,19 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import takewhile
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pspnet.dataset import SPLITS, Dataset, open_unchecked, splits_of
 from pspnet.errors import PspnetError
+from pspnet.image import read_image
 from pspnet.spec import IGNORE
+from pspnet.wording import counted
 
 OK, NOTE, FAULT = "ok", "note", "fault"
 MOST_LISTED = 20  # broken files in the report
@@ -27,7 +28,7 @@ PUBLISHED = {
     "camvid11-merged-720x960": {"train": 367, "val": 101, "test": 233},
     "cityscapes19-1024x2048": {"train": 2975, "val": 500, "test": 1525},
 }
-"""Pairs in each split of a protocol."""
+"""Pictures in each split of a protocol."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Pair:
-    """What reading one pair gave: size (height, width), pixels of each class and void last, hash of the pixels."""
+    """What reading one pair gave: size (height, width), pixels of each class and void last, hash of the pixels.
+
+    Of a picture without a label no pixel is counted.
+    """
 
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -52,7 +56,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Split:
-    """A split and its pairs as they were read, in its order."""
+    """A split and its pairs, or its pictures where it has no labels, as they were read, in its order."""
 
     dataset: Dataset
     pairs: tuple[Pair, ...]
@@ -92,16 +96,20 @@ class DataReport:
 def examine(name: str, root: str | Path) -> DataReport:
     """Read every pair of every split; what cannot be read is a finding. PspnetError where no layout is recognised."""
     splits, findings = {}, []
-    for split in splits_of(name, root) or SPLITS:  # with no whole split, all of them tell what they lack
+    there = splits_of(name, root) or SPLITS  # with no whole split, all of them tell what they lack
+    for split in there:
         try:
             dataset = open_unchecked(name, root, split)
         except PspnetError as error:
             findings.append(Finding(FAULT, str(error)))
         else:
             splits[split] = Split(dataset, tuple(_read(dataset)))
+    for split in ("train", "val"):
+        if split not in there and "all" not in there:
+            findings.append(Finding(NOTE, f"there is no split {split}", "pspnet train needs train and val"))
     for rule in (_pairs, _notes, _counts, _sizes, _void, _absent, _duplicates, _orphans):
         findings += rule(splits)
-    return DataReport(str(root), splits, tuple(findings))
+    return DataReport(str(root), splits, tuple(dict.fromkeys(findings)))  # what is wrong with the classes is said once
 
 
 def _read(dataset: Dataset) -> Iterator[Pair]:
@@ -112,11 +120,15 @@ def _read(dataset: Dataset) -> Iterator[Pair]:
 
 
 def _pair(dataset: Dataset, index: int) -> Pair:
-    for what, path in (("picture", dataset.images[index]), ("label", dataset.labels[index])):
-        if not path.is_file():
-            return Pair(problem=f"{what} {path} is missing")
+    for what, paths in (("picture", dataset.images), ("label", dataset.labels)):
+        if paths and not paths[index].is_file():
+            return Pair(problem=f"{what} {paths[index]} is missing")
+    labels = np.empty(0, np.uint8)
     try:
-        image, labels = dataset.read(index)
+        if dataset.labels:
+            image, labels = dataset.read(index)
+        else:
+            image = read_image(dataset.images[index])
     except PspnetError as error:
         return Pair(problem=str(error))
     counts = np.bincount(labels.ravel(), minlength=256)
@@ -130,12 +142,10 @@ def _pairs(splits: dict[str, Split]) -> Iterator[Finding]:
         rest = len(problems) - MOST_LISTED
         files = (*problems[:MOST_LISTED], *([f"and {rest} more"] if rest > 0 else []))
         advice = "Replace or repair these files, or remove the pairs"
-        yield Finding(FAULT, f"{len(problems)} of {len(pairs)} pairs cannot be used", advice, files)
-    elif pairs:
-        yield Finding(OK, f"all {len(pairs)} pictures have a readable label of their size with known values")
-    for split in ("train", "val"):
-        if split not in splits and "all" not in splits:
-            yield Finding(NOTE, f"there is no split {split}", "pspnet train needs train and val")
+        yield Finding(FAULT, f"{len(problems)} of {counted(len(pairs), 'pair')} cannot be used", advice, files)
+    elif labelled := sum(len(split.dataset.labels) for split in splits.values()):
+        text = f"{counted(labelled, 'picture')}, each with a readable label of its size that holds known values"
+        yield Finding(OK, text)
 
 
 def _notes(splits: dict[str, Split]) -> Iterator[Finding]:
@@ -148,7 +158,8 @@ def _counts(splits: dict[str, Split]) -> Iterator[Finding]:
     for name, split in splits.items():
         published = PUBLISHED.get(split.dataset.protocol, {}).get(name, len(split.pairs))
         if len(split.pairs) != published:
-            text = f"{name} has {len(split.pairs)} pairs, {split.dataset.protocol} as published has {published}"
+            found = counted(len(split.pairs), "pair" if split.dataset.labels else "picture")
+            text = f"{name} has {found}, {split.dataset.protocol} as published has {published}"
             yield Finding(NOTE, text, "Do not compare figures of this part with published ones")
 
 
@@ -167,9 +178,8 @@ def _void(splits: dict[str, Split]) -> Iterator[Finding]:
     for name, split in splits.items():
         counts, share = split.counts().sum(0), split.void_percent()
         if counts.sum() and not counts[:-1].any():
-            mark = NOTE if split.dataset.note else FAULT  # a withheld test split says so
             advice = "Nothing can be learned or scored: check the labels and the ignore value"
-            yield Finding(mark, f"no pixel of {name} has a class", advice)
+            yield Finding(FAULT, f"no pixel of {name} has a class", advice)
         elif share > MUCH_VOID:
             advice = "Check the labels and the ignore value"
             yield Finding(NOTE, f"{share:.1f} % of {name}'s pixels have no class", advice)
@@ -201,7 +211,7 @@ def _duplicates(splits: dict[str, Split]) -> Iterator[Finding]:
     ):
         if lines:
             rest = [f"and {len(lines) - MOST_LISTED} more"] if len(lines) > MOST_LISTED else []
-            text = f"{len(lines)} pictures are {where} (equal pixels)"
+            text = f"{counted(len(lines), 'picture')} {where} (equal pixels)"
             yield Finding(mark, text, advice, (*lines[:MOST_LISTED], *rest))
     if places and not between and len(splits) > 1:
         yield Finding(OK, "no picture is in two splits")
@@ -211,13 +221,13 @@ def _orphans(splits: dict[str, Split]) -> Iterator[Finding]:
     used = {path for split in splits.values() for path in split.dataset.labels}
     ends: set[tuple[Path, str]] = set()
     for split in splits.values():
-        if split.dataset.name != "list":  # a list leaves out what it wants to
+        if split.dataset.labels and split.dataset.name != "list":  # a list leaves out what it wants to
             pairs = zip(split.dataset.images, split.dataset.labels, strict=True)
             ends |= {(label.parent, _end(image, label)) for image, label in pairs}
     labels = sorted(p for folder, end in ends if folder.is_dir() for p in folder.iterdir() if p.name.endswith(end))
     if orphans := [path for path in labels if path not in used and not path.name.startswith(".")]:
-        text = f"{len(orphans)} labels have no picture, such as {orphans[0]}"
-        yield Finding(NOTE, text, "They are not used; add their pictures or remove them")
+        text = f"{counted(len(orphans), 'label')} without a picture, such as {orphans[0]}"
+        yield Finding(NOTE, text, "Not used: add what is missing, or remove what is left over")
 
 
 def _end(image: Path, label: Path) -> str:
@@ -226,55 +236,3 @@ def _end(image: Path, label: Path) -> str:
         1 for _ in takewhile(lambda letters: letters[0] == letters[1], zip(image.stem, label.stem, strict=False))
     )
     return label.name[same:]
-
-
-def text_of(report: DataReport) -> str:
-    """The report as lines for a terminal."""
-    lines = [f"{'data':<8}{report.root}"]
-    if report.splits:
-        first = next(iter(report.splits.values())).dataset
-        lines += [f"{'layout':<8}{first.name}" + (f", protocol {first.protocol}" if first.protocol else "")]
-        lines += [f"{'licence':<8}{first.classes.licence or 'not stated'}", ""]
-        lines += [
-            f"{name:<8}{len(split.pairs)} pairs, {', '.join(split.sizes()) or 'none readable'}, "
-            f"{split.void_percent():.2f} % void"
-            for name, split in report.splits.items()
-        ]
-        lines += ["", *_class_table(report.splits)]
-    for finding in report.findings:
-        lines.append(f"{finding.mark:<8}{finding.text}" + (f". {finding.advice}" if finding.advice else ""))
-        lines += [f"{'':<8}  {file}" for file in finding.files]
-    return "\n".join(lines)
-
-
-def _class_table(splits: dict[str, Split]) -> Iterator[str]:
-    names = next(iter(splits.values())).dataset.classes.names
-    width = max(len(name) for name in (*names, "class")) + 2
-    yield f"{'class':<{width}}" + "".join(f"{name:>9} %  pictures" for name in splits)
-    figures = [_class_figures(split) for split in splits.values()]
-    for name in names:
-        yield f"{name:<{width}}" + "".join(f"{f[name]['percent']:>11.3f}{f[name]['images']:>10}" for f in figures)
-    yield ""
-
-
-def _class_figures(split: Split) -> dict[str, dict[str, Any]]:
-    """Per class: share of the labelled pixels in per cent, and pictures that show it."""
-    counts = split.counts()[:, :-1]
-    share = 100 * counts.sum(0) / max(counts.sum(), 1)
-    images = (counts > 0).sum(0)
-    names = split.dataset.classes.names
-    return {name: {"percent": float(share[i]), "images": int(images[i])} for i, name in enumerate(names)}
-
-
-def facts_of(report: DataReport) -> dict[str, Any]:
-    """The report for a JSON file."""
-    splits = {
-        name: {
-            "dataset": split.dataset.name, "protocol": split.dataset.protocol, "pairs": len(split.pairs),
-            "broken": len(split.pairs) - len(split.readable()), "sizes": dict(split.sizes()),
-            "void_percent": split.void_percent(), "classes": _class_figures(split),
-        }
-        for name, split in report.splits.items()
-    }  # fmt: skip
-    findings = [asdict(finding) for finding in report.findings]
-    return {"data": report.root, "usable": not report.faults(), "splits": splits, "findings": findings}

@@ -21,7 +21,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, because image, video and ONNX writers choose their format by it.
     """
-    target = _file_target(target)
+    target = replaceable_file(target)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,7 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
     An existing `target` must be absent or empty: results of an earlier run are never mixed with or lost to a new one.
     """
-    target = Path(os.path.realpath(target))
-    if target == Path.cwd():
-        raise PspnetError("the folder you are in cannot become the output: give a new folder, for example -o out")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PspnetError(f"{target} exists and is not an empty folder. Choose another one with -o, or remove it first")
+    target = new_folder(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -59,7 +55,19 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _file_target(target: str | Path) -> Path:
+def new_folder(target: str | Path, flag: str = "") -> Path:
+    """The folder behind any link; PspnetError unless it is absent or empty. flag: names it on the command line."""
+    real = Path(os.path.realpath(target))
+    if real == Path.cwd():
+        example = f", for example {flag} out" if flag else ""
+        raise PspnetError(f"the folder you are in cannot become the output: give a new folder{example}")
+    if real.exists() and (not real.is_dir() or any(real.iterdir())):
+        other = f"with {flag}, " if flag else ""
+        raise PspnetError(f"{target} exists and is not an empty folder. Choose another one {other}or remove it first")
+    return real
+
+
+def replaceable_file(target: str | Path) -> Path:
     """The file behind any link; PspnetError for what must not be replaced by a file."""
     real = Path(os.path.realpath(target))
     if real.is_dir():

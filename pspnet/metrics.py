@@ -26,8 +26,9 @@ class ConfusionMatrix:
     def scores(self, class_names: tuple[str, ...]) -> dict[str, Any]:
         """mIoU, mAcc, pixel accuracy and macro F1 in percent, and IoU, precision, recall and F1 of each class.
 
-        IoU = TP / (TP + FP + FN), as in hszhao/semseg. A mean leaves out classes that neither the labels nor the
-        predictions hold (their figures are NaN). An unpredicted pixel is a miss of its class.
+        IoU = TP / (TP + FP + FN), as in hszhao/semseg. A mean is over the classes whose figure exists (else NaN):
+        IoU and F1 where labels or predictions hold the class, recall (mAcc) where labels do, precision where
+        predictions do. An unpredicted pixel is a miss of its class.
         """
         correct = np.diag(self.counts).astype(np.float64)
         labelled = self.counts.sum(1)

@@ -1,28 +1,33 @@
-"""Outputs that must not take the place of what the same command reads."""
+"""Outputs that can be written, and do not take the place of what the same command reads: known before the work."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from pspnet.errors import PspnetError
-from pspnet.files import read_json
+from pspnet.files import read_json, replaceable_file
 
 LONGEST_NAME = 220
 """Bytes of a file's name: file systems take 255, and the temporary file beside it needs a longer one."""
 
 
-def check_outputs(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
-    """PspnetError where an output is an input, is named twice, or lies where nothing can be written.
+def check_outputs(
+    inputs: Iterable[str | Path], files: Iterable[str | Path], folders: Iterable[str | Path] = ()
+) -> None:
+    """PspnetError where an output is an input, is named twice, or cannot be written where it shall be.
 
-    An input is also whatever a folder holds, directly or through links, a list of pictures names, and what belongs to
-    an ONNX file: a guest's spec, a calibration table, weights beside it. Called before the work begins, so that hours
-    are not lost to a mistyped path.
+    files: outputs that are files; folders: those that are folders, which may exist. Folders that are missing on the way
+    to an output are fine where they can be made. An input is also whatever a folder holds, directly or through links, a
+    list of pictures names, and what belongs to an ONNX file: a guest's spec, a calibration table, weights beside it.
+    Called before the work begins, so that hours are not lost to a mistyped path.
     """
     sources = [Path(path) for path in inputs]
+    outputs = [*((path, False) for path in files), *((path, True) for path in folders)]
     taken = {os.path.realpath(path): "read" for path in sources if not path.is_dir()}
-    for path in outputs:
+    for path, is_folder in outputs:
         real = Path(os.path.realpath(path))
         if str(real) in taken:
             raise PspnetError(
@@ -30,18 +35,35 @@ def check_outputs(inputs: Iterable[str | Path], outputs: Iterable[str | Path]) -
             )
         if len(os.fsencode(real.name)) > LONGEST_NAME:
             raise PspnetError(f"the name of output {real.name[:40]}... is too long: {LONGEST_NAME} bytes at most")
-        _check_place(path, real)
+        if not is_folder:
+            replaceable_file(path)
+        elif real.exists() and not real.is_dir():
+            raise PspnetError(f"{path} is a file, and a folder is needed: give another output")
+        _check_place(path, real if is_folder else real.parent)
         if real.is_file() and (source := next((source for source in sources if _reads(source, real)), None)):
             raise PspnetError(
                 f"{path} exists and belongs to {source}, which the same command reads: give another output"
             )
         taken[str(real)] = "written by another option"
+    written = {os.path.realpath(path): path for path, is_folder in outputs if not is_folder}
+    for path, _ in outputs:
+        if above := next((written[str(p)] for p in Path(os.path.realpath(path)).parents if str(p) in written), None):
+            raise PspnetError(f"{path} lies below {above}, which another option writes as a file: give another output")
 
 
-def _check_place(path: str | Path, real: Path) -> None:
-    ancestor = next(folder for folder in real.parents if folder.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK):
-        raise PspnetError(f"cannot write {path}: {ancestor} is no folder that can be written. Choose another place")
+def _check_place(path: str | Path, folder: Path) -> None:
+    """PspnetError where no file can be made in `folder` or, where that is missing, in the first one above it.
+
+    Tried out and not asked for: root has every right in folders such as /proc, and still cannot write there.
+    """
+    ancestor = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=ancestor):
+            return
+    except OSError as error:
+        raise PspnetError(
+            f"cannot write {path}: no file can be made in {ancestor} ({error.strerror or error}). Choose another place"
+        ) from error
 
 
 def _reads(source: Path, file: Path) -> bool:

@@ -17,6 +17,7 @@ from pspnet.files import atomic_path
 from pspnet.image import read_image
 from pspnet.plots import Point, scatter
 from pspnet.report_style import STYLE
+from pspnet.wording import counted
 
 PICTURE_WIDTH = 960
 """Overlays that are wider are scaled down to this many pixels."""
@@ -186,7 +187,7 @@ def _method(benches: Sequence[Bench]) -> str:
         protocol = c["scores"]["protocol"]
         where = " ".join(str(protocol[key]) for key in ("dataset", "split") if protocol.get(key))
         mode = f", {protocol['mode']}" if protocol.get("mode") else ""
-        rests[f"{tables.images(protocol['images'])}{f' of {where}' if where else ''}{mode}"] = None
+        rests[f"{counted(protocol['images'], 'image')}{f' of {where}' if where else ''}{mode}"] = None
     miou = f"mIoU rests on {escape('; '.join(rests))}." if rests else "mIoU was not measured."
     if len(rests) > 1:
         miou += " <strong>The candidates were not scored on the same pairs: their mIoU cannot be compared.</strong>"

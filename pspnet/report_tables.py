@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from pspnet.benchfile import STAGES
+from pspnet.wording import counted
 
 ABSENT = "not measured"
 
@@ -31,7 +32,10 @@ def summary(benches: Sequence[dict[str, Any]]) -> str:
 def _summary_row(c: Candidate) -> str:
     scores = c["scores"]
     cells = [
-        _cell(_fixed(figure(c, "scores", "miou"), 2), f"on {images(scores['protocol']['images'])}" if scores else ""),
+        _cell(
+            _fixed(figure(c, "scores", "miou"), 2),
+            f"on {counted(scores['protocol']['images'], 'image')}" if scores else "",
+        ),
         _interval(c, "throughput_fps"),
         _interval(c, "ratio_to_first", "×"),
         *(_cell(three_digits(figure(c, "service_ms", key))) for key in ("p50", "p90", "p99")),
@@ -108,11 +112,6 @@ def figure(c: Candidate, group: str, key: str) -> float | None:
 def number(value: float | None) -> str:
     """A count as text."""
     return ABSENT if value is None else f"{value:g}"
-
-
-def images(count: int) -> str:
-    """ "1 image" or "8 images"."""
-    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def three_digits(value: float | None) -> str:

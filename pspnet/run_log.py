@@ -67,12 +67,14 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in rows]
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True)
     for axis, (name, title) in zip(axes.flat, PANELS, strict=True):
         axis.plot(epochs, [row[name] for row in rows], marker="." if len(rows) < 30 else "")
         axis.set(xlabel="epoch", ylabel=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -27,7 +27,9 @@ from pspnet.spec import ModelSpec
 from pspnet.train_run import Draw, TrainRun, Validate
 from pspnet.train_state import TrainState, load_state
 from pspnet.train_step import Distiller, TrainStep, autocast_dtype, freeze_batch_norm
+from pspnet.training_data import check_labelled, facts_of
 from pspnet.transforms import TrainTransform
+from pspnet.wording import counted
 
 
 def train(
@@ -40,15 +42,19 @@ def train(
     step does what an uninterrupted one does. distiller: adds its loss. draw: pictures for TensorBoard.
     """
     batches = epoch_batches(dataset, config)
+    if distiller is None:
+        check_labelled(dataset)
     record = {**dataclasses.asdict(config), "processes": distributed.world()}
     spec = replace_spec(spec, recipe={**spec.recipe, **record})
     workers = default_workers(distributed.local_world()) if config.workers < 0 else config.workers
     with _algorithms(config.deterministic), _failures_explained(config):
         state = new_state(model, config, batches.steps, distiller)
+        state.pictures = facts_of(dataset)
         if resume:
             load_state(output / "last.pt", spec, state)
             done = state.progress
-            print(f"resumed {output / 'last.pt'} after epoch {len(done.history)} and {done.step} steps of the next")
+            steps = counted(done.step, "step")
+            print(f"resumed {output / 'last.pt'} after epoch {len(done.history)} and {steps} of the next")
             _remove_leftovers(output)
         criterion = criterion_from_config(config, spec, dataset).to(distributed.device())
         step = TrainStep(state, criterion, config, dataset.images, distiller)
@@ -69,12 +75,23 @@ def epoch_batches(dataset: Dataset, config: TrainConfig) -> EpochBatches:
         raise PspnetError("batch is 1: batch norm in the 1x1 bin needs 2 or more. Use --batch 2, or --freeze-bn")
     batches = EpochBatches(len(dataset), config.batch, config.accumulate, config.seed, distributed.rank(), world)
     if not batches.steps:
-        factors = f" x {config.accumulate} accumulated x {world} processes" if config.accumulate * world > 1 else ""
+        factors = f" x {config.accumulate} accumulated" if config.accumulate > 1 else ""
+        factors += f" x {world} processes" if world > 1 else ""
         raise PspnetError(
-            f"the training split has {len(dataset)} images, fewer than a batch of {config.batch}{factors}: "
-            "lower --batch"
+            f"the training split has {counted(len(dataset), 'image')}, fewer than a batch of {config.batch}{factors}: "
+            f"{_smaller_step(len(dataset), config, world)}"
         )
     return batches
+
+
+def _smaller_step(images: int, config: TrainConfig, world: int) -> str:
+    """The flag that makes a step fit into the split."""
+    if config.batch * world <= images:
+        return f"lower --accumulate to {images // (config.batch * world)} or less"
+    if images < 2 * world:
+        return "a step needs 2 images per process" + (": start fewer" if images > 1 and world > 1 else ": add some")
+    without = "leave out --accumulate and " if config.accumulate > 1 else ""
+    return f"{without}lower --batch to {images // world} or less"
 
 
 def new_state(model: PSPNet, config: TrainConfig, steps: int, distiller: Distiller | None = None) -> TrainState:
@@ -104,15 +121,19 @@ def new_state(model: PSPNet, config: TrainConfig, steps: int, distiller: Distill
 
 def _header(run: TrainRun, dataset: Dataset, workers: int) -> str:
     spec, config, device, world = run.spec, run.config, distributed.device(), distributed.world()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    cpu = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    height, width = spec.input_size
     parameters = sum(p.numel() for p in run.state.model.parameters()) / 1e6
     precision = str(run.step.dtype or torch.float32).removeprefix("torch.")
     pictures = config.batch * config.accumulate * world
     return (
-        f"data: {len(dataset)} images of {dataset.name} {dataset.split}, {spec.classes} classes\n"
-        f"model: {spec.backbone} at output stride {spec.output_stride}, {parameters:.1f} million parameters\n"
-        f"run: {config.epochs} epochs of {run.batches.steps} steps, {pictures} pictures of "
-        f"{config.crop}x{config.crop} per step, {workers} loader processes\n"
+        f"data: {counted(len(dataset), 'image')} of {dataset.name} {dataset.split}, {counted(spec.classes, 'class')}\n"
+        f"model: {spec.backbone} at output stride {spec.output_stride} for {height}x{width} pictures ({spec.fit}), "
+        f"{parameters:.1f} million parameters\n"
+        f"run: {counted(config.epochs, 'epoch')} of {counted(run.batches.steps, 'step')}, "
+        f"{counted(pictures, 'picture')} of {config.crop}x{config.crop} per step, "
+        f"{counted(workers, 'loader process')}\n"
         f"device: {name}{f', {world} processes' if world > 1 else ''}, {precision}"
     )
 

@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from pspnet import distributed
 from pspnet.checkpoint import replace_spec, save_checkpoint
+from pspnet.errors import PspnetError
 from pspnet.loader import EpochBatches, drawn
 from pspnet.recipe import TrainConfig
 from pspnet.run_log import RunLog
 from pspnet.spec import ModelSpec
 from pspnet.train_state import TrainState, save_state, weights_of
 from pspnet.train_step import TrainStep
+from pspnet.wording import counted, duration
 
 Validate = Callable[[nn.Module, ModelSpec], dict[str, Any]]
 """Model in eval mode and its spec -> scores with "miou" and "pixel_accuracy" in percent, the same in all processes."""
@@ -62,9 +64,11 @@ class TrainRun:
             self._epoch()
             self._validate(validate, draw)
         if len(progress.history) < config.epochs:
-            print(f"stopped early: no better mIoU for {config.patience} epochs")
+            print(f"stopped early: no better mIoU for {counted(config.patience, 'epoch')}")
+        best = self.output / "best.pt"
         return {
-            "best_val_miou": progress.best, "epochs": len(progress.history), "checkpoint": str(self.output / "best.pt"),
+            "best_val_miou": progress.best, "epochs": len(progress.history),
+            "checkpoint": str(best) if best.is_file() else None,
         }  # fmt: skip
 
     def _epoch(self) -> None:
@@ -109,7 +113,9 @@ class TrainRun:
     def _validate(self, validate: Validate, draw: Draw | None) -> None:
         state, progress, begin, best = self.state, self.state.progress, time.perf_counter(), self.state.progress.best
         distributed.share_buffers(state.scored)
-        with _eval_mode(state.scored):
+        if self.log:  # whatever happens to the validation, the epoch is not lost
+            save_state(self.output / "last.pt", self.spec, state)
+        with _eval_mode(state.scored), self._epoch_kept():
             scores = validate(state.scored, self.spec)
             pictures = draw(state.scored, self.spec) if draw and self.log else {}
         row = {
@@ -128,6 +134,15 @@ class TrainRun:
             self.log.epoch(progress.history, self.steps_done, pictures)
         self._print(row)
 
+    @contextlib.contextmanager
+    def _epoch_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except PspnetError as error:
+            raise PspnetError(
+                f"{error}. The epoch is kept: mend this, then the same command with --resume validates it"
+            ) from error
+
     def _print(self, row: Mapping[str, Any]) -> None:
         share = row["data_ms"] / row["step_ms"]
         print(
@@ -136,14 +151,6 @@ class TrainRun:
         )  # fmt: skip
         if share > STARVED and row["epoch"] == min(2, self.config.epochs):  # the first epoch starts the loader
             print(f"the model waits for pictures: try more loader processes, --workers {self.loader.num_workers + 2}")
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: 42 s, 7 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:

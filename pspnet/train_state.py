@@ -16,6 +16,7 @@ from pspnet.errors import PspnetError
 from pspnet.model import PSPNet
 from pspnet.recipe import NOT_PART_OF_THE_RESULT, changed_settings
 from pspnet.spec import ModelSpec
+from pspnet.wording import counted
 
 
 @dataclass
@@ -51,7 +52,10 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """A model with its optimiser, schedule and the rest of what changes from step to step."""
+    """A model with its optimiser, schedule and the rest of what changes from step to step.
+
+    pictures: `training_data.facts_of` the training split, by which a resumed run knows it again.
+    """
 
     model: PSPNet
     optimizer: torch.optim.Optimizer
@@ -60,6 +64,7 @@ class TrainState:
     ema: AveragedModel | None
     distiller: nn.Module | None = None
     progress: Progress = field(default_factory=Progress)
+    pictures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def scored(self) -> nn.Module:
@@ -83,11 +88,12 @@ def save_state(path: Path, spec: ModelSpec, state: TrainState) -> None:
     rest = {name: part.state_dict() for name, part in state.parts().items()}
     if state.ema:
         rest |= {"trained": weights_of(state.model), "averages": state.ema.n_averaged.cpu()}
-    save_checkpoint(path, spec, weights_of(state.scored), history=progress.pop("history"), progress=progress, **rest)
+    rest |= {"history": progress.pop("history"), "progress": progress, "pictures": state.pictures}
+    save_checkpoint(path, spec, weights_of(state.scored), **rest)
 
 
 def load_state(path: Path, spec: ModelSpec, state: TrainState) -> None:
-    """Put `state` where the run that wrote `path` was; PspnetError where that run had other settings."""
+    """Put `state` where the run that wrote `path` was; PspnetError where that run had other settings or pictures."""
     if not path.exists():
         raise PspnetError(
             f"nothing to resume: {path} does not exist. Leave out --resume, or give the run's folder with -o"
@@ -97,6 +103,7 @@ def load_state(path: Path, spec: ModelSpec, state: TrainState) -> None:
         raise PspnetError(f"{path} holds no run to go on with: use its weights with --init {path} and a new -o")
     if changed := _changes(stored, spec):
         raise PspnetError(f"{path} was made with other settings ({'; '.join(changed)}): repeat them, or begin a new -o")
+    _check_pictures(path, raw.get("pictures", {}), state.pictures)
     state.scored.load_state_dict(raw["model"])
     if state.ema:
         state.model.load_state_dict(raw["trained"])
@@ -105,6 +112,18 @@ def load_state(path: Path, spec: ModelSpec, state: TrainState) -> None:
         if raw[name]:  # the loss scale is empty where the run began on a CPU
             part.load_state_dict(raw[name])
     state.progress = Progress(**raw["progress"], history=list(raw["history"]))
+
+
+def _check_pictures(path: Path, stored: dict[str, Any], found: dict[str, Any]) -> None:
+    """PspnetError where the training split is another one; files of earlier versions do not say which they had."""
+    if not stored or stored == found:
+        return
+    before, now = stored["count"], found["count"]
+    change = f"has {now}" if now != before else "has as many under other names or in another order"
+    raise PspnetError(
+        f"{path} was made with {counted(before, 'training picture')}, and the split now {change}: restore it, or begin "
+        f"a new -o with --init {path}"
+    )
 
 
 def _changes(stored: ModelSpec, spec: ModelSpec) -> list[str]:

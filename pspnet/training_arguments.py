@@ -23,11 +23,11 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         "--weights", default="imagenet",
         help="imagenet (default), none, or a FILE: a backbone, or a PSPNet of hszhao/semseg or mmsegmentation",
     )  # fmt: skip
-    start.add_argument("--init", help="begin with a checkpoint; other classes keep all but the classifiers")
+    start.add_argument(
+        "--init", help="begin with a checkpoint and its network; other classes keep all but the classifiers"
+    )
     _add_model(verb)
     _add_distillation(verb)
-    verb.add_argument("--size", default=None, help="HxW of the network's input (default: the first image's)")
-    verb.add_argument("--fit", default=None, help="stretch (default), letterbox or crop")
     verb.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
     verb.add_argument("--json", help="write the result here too")
     verb.add_argument("--recipe", default=None, help=f"settings under a name: {', '.join(RECIPES)}; flags override it")
@@ -41,17 +41,24 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
 
 def _add_model(verb: argparse.ArgumentParser) -> None:
     """The flags of the network itself; what is not given comes from the weights or is the default."""
-    verb.add_argument("--backbone", default=None, help=f"{', '.join(BACKBONES)} (default mobilenet_v2)")
-    verb.add_argument("--output-stride", type=int, default=None, help="8 (default), 16 or 32")
-    verb.add_argument("--stem", default=None, help=f"of a resnet: {', '.join(STEMS)} (default {STEMS[0]})")
-    verb.add_argument("--dilation", default=None, help=f"{' or '.join(DILATIONS)} (default {DILATIONS[0]})")
-    verb.add_argument("--bins", default=None, help="of the pyramid, default 1,2,3,6")
-    verb.add_argument("--branch-channels", type=int, default=None, help="width of each pyramid branch")
-    verb.add_argument("--head-channels", type=int, default=None, help="width of the 3x3 bottleneck")
-    verb.add_argument(
+    group = verb.add_argument_group(
+        "network", "with --init it is the checkpoint's, and only --size, --fit and --output-stride can change it"
+    )
+    group.add_argument(
+        "--size", default=None, help="HxW of the network's input (default: the first image's; with --init, its own)"
+    )
+    group.add_argument("--fit", default=None, help="stretch (default), letterbox or crop (with --init, its own)")
+    group.add_argument("--output-stride", type=int, default=None, help="8 (default), 16 or 32 (with --init, its own)")
+    group.add_argument("--backbone", default=None, help=f"{', '.join(BACKBONES)} (default mobilenet_v2)")
+    group.add_argument("--stem", default=None, help=f"of a resnet: {', '.join(STEMS)} (default {STEMS[0]})")
+    group.add_argument("--dilation", default=None, help=f"{' or '.join(DILATIONS)} (default {DILATIONS[0]})")
+    group.add_argument("--bins", default=None, help="of the pyramid, default 1,2,3,6")
+    group.add_argument("--branch-channels", type=int, default=None, help="width of each pyramid branch")
+    group.add_argument("--head-channels", type=int, default=None, help="width of the 3x3 bottleneck")
+    group.add_argument(
         "--aux-stages", default=None, help="stages with an aux head, for example 3,2; or none (default 3)"
     )
-    verb.add_argument("--align-corners", action="store_true", help="bilinear convention of semseg's own weights")
+    group.add_argument("--align-corners", action="store_true", help="bilinear convention of semseg's own weights")
 
 
 def _add_distillation(verb: argparse.ArgumentParser) -> None:

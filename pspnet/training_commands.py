@@ -52,12 +52,14 @@ def _train(args: argparse.Namespace) -> None:
         spec = replace_spec(spec, recipe={**spec.recipe, **taught})
     try:
         with stack:
+            _check_held_out(held_out, spec)
             result = run(model, spec, dataset, config, output, validate, args.resume, distiller, draw)
     except KeyboardInterrupt:
         if (output / "last.pt").exists() and rank() == 0:
             print(f"{output / 'last.pt'} is kept: go on with the same command and --resume", file=sys.stderr)
         raise
-    print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint']}")
+    gone = f"its weights are gone: {output / 'best.pt'} is missing, last.pt holds those of the last epoch"
+    print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint'] or gone}")
     if args.json and rank() == 0:
         write_json(args.json, result)
 
@@ -73,6 +75,24 @@ def _settings(args: argparse.Namespace, dataset: Any) -> TrainConfig:
     changed = changed_settings(dataclasses.asdict(plain), dataclasses.asdict(config))
     print(f"settings: {args.recipe or 'the defaults'}{', but ' if changed else ''}{', '.join(changed)}")
     return config
+
+
+def _check_held_out(held_out: Any, spec: Any) -> None:
+    """PspnetError for what would end the first validation, before hours of training; processes share the reading."""
+    import torch
+
+    from pspnet.distributed import share_of, summed
+    from pspnet.evaluate import check_classes
+    from pspnet.training_data import labelled_pairs, spread_indices
+
+    check_classes(spec, held_out)
+    indices = spread_indices(len(held_out))
+    own = labelled_pairs(held_out, [indices[number] for number in share_of(len(indices))])
+    if not int(summed(torch.tensor(own))) and len(indices) == len(held_out):
+        raise PspnetError(
+            f"no pixel of {held_out.root} ({held_out.split}) has a class: validation needs labelled pixels. See what "
+            f"the label maps hold: pspnet doctor --data {held_out.root}"
+        )
 
 
 def _validation(held_out: Any) -> tuple[Any, Any]:
@@ -109,7 +129,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print and store the scores of one artefact on one split, with the pictures that are asked for."""
     from pspnet.corruptions import names_from_text
     from pspnet.dataset import open_dataset
-    from pspnet.files import sha256_of
+    from pspnet.files import new_folder, sha256_of
     from pspnet.inference import mode_from_text
     from runtime import evaluation
     from runtime.runner import open_runner
@@ -122,6 +142,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.confusion and Path(args.confusion).suffix != ".png":
         raise PspnetError(f"picture {args.confusion} must end in .png. Change --confusion")
     check_outside(args.save, args.json, args.confusion)
+    if args.save:
+        new_folder(args.save, "--save")
     dataset, artefact = open_dataset(args.dataset, args.data, args.split), Path(args.artefact)
     with open_runner(artefact, args.engine, args.threads) as runner:
         spec = runner.spec
@@ -161,7 +183,7 @@ def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[
         )  # fmt: skip
     fixed = {"backbone": args.backbone, "bins": bins, "align_corners": align_corners, **options}
     if given := [name.replace("_", "-") for name, value in fixed.items() if value is not None]:
-        raise PspnetError(f"--init takes {', '.join(given)} from the checkpoint: leave --{given[0]} out")
+        raise PspnetError(f"--init takes the network from the checkpoint: leave out --{', --'.join(given)}")
     changes = {"output_stride": args.output_stride, "input_size": size, "fit": args.fit}
     return model_from_checkpoint(dataset, args.init, seed, **{k: v for k, v in changes.items() if v is not None})
 

@@ -86,11 +86,16 @@ def add_scores(result: dict[str, Any], candidates: Sequence[Candidate], dataset:
         entry["scores"] = evaluate(segmenter.labels, candidate.runner.spec, dataset, segmenter.fit)
 
 
+def pictures_folder(output: Path) -> Path:
+    """Where the overlays of a bench file go."""
+    return output.with_name(f"{output.stem}.pictures")
+
+
 def add_pictures(
     result: dict[str, Any], candidates: Sequence[Candidate], source: str, count: int, output: Path
 ) -> None:
-    """Write overlays of `count` frames spread over `source` to OUTPUT.pictures and name them in `result`."""
-    folder = output.with_name(f"{output.stem}.pictures")
+    """Write overlays of `count` frames spread over `source` to the pictures' folder and name them in `result`."""
+    folder = pictures_folder(output)
     with open_source(source) as opened:
         length = opened.length or count
         wanted = set(np.linspace(0, length - 1, count + 2).astype(int)[1:-1].tolist())

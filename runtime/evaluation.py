@@ -16,6 +16,7 @@ from pspnet.evaluate import check_classes, confusion_of, scores_of
 from pspnet.files import atomic_folder
 from pspnet.inference import Inference, Mode
 from pspnet.metrics import ConfusionMatrix
+from pspnet.wording import counted
 from runtime.frame import Frame, Segmentation
 from runtime.runner import Runner
 from runtime.segmenter import CpuSegmenter
@@ -118,7 +119,7 @@ def caption_of(scores: dict[str, Any]) -> str:
 def _conditions(protocol: dict[str, Any]) -> str:
     data = f"{protocol['name'] or protocol['dataset']} {protocol['split']}"
     how = f"{protocol['engine']}, {protocol['precision']}; {protocol['mode']}"
-    return f"{protocol['images']} images of {data} ({how})"
+    return f"{counted(protocol['images'], 'image')} of {data} ({how})"
 
 
 def _means(scores: dict[str, Any]) -> str:

@@ -35,6 +35,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without curves.png, which takes longer to draw than a small epoch and has tests of its own."""
+    from pspnet import run_log
+
+    monkeypatch.setattr(run_log, "write_curves", lambda path, rows: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, camvid_tiny: Path) -> Path:
     """A seeded, untrained checkpoint: mobilenet_v2, output stride 32, 96x96, bins 1, 2 and 3, the 11 CamVid classes.

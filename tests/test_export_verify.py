@@ -11,10 +11,10 @@ import onnx
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
-from export.halfprec import fp16_from_fp32
 from export.verify import FlipMap
 from pspnet.dataset import open_dataset
 from pspnet.files import sha256_of
+from runtime.fp16_typing import fp16_from_fp32
 from runtime.runner import open_runner
 from runtime.segmenter import CpuSegmenter
 from tests.nets import CAMVID

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pspnet.dataset import DATASETS, is_dataset, open_dataset, splits_of
+from pspnet.dataset import DATASETS, is_dataset, open_dataset, open_pictures, splits_of
 from pspnet.errors import PspnetError
 
 SIZE = (4, 6)
@@ -65,7 +65,7 @@ def test_cityscapes_is_recognised(cityscapes: Path, name: str) -> None:
     assert dataset.labels[1] == cityscapes / "gtFine/train/zurich/zurich_000121_000019_gtFine_labelIds.png"
     assert dataset.classes.names == CITYSCAPES and dataset.classes.drivable == (0,)
     assert dataset.classes.palette[0] == (128, 64, 128) and dataset.classes.palette[13] == (0, 0, 142)
-    assert splits_of(name, cityscapes) == ("train", "val", "test") and len(open_dataset(name, cityscapes, "all")) == 4
+    assert splits_of(name, cityscapes) == ("train", "val", "test") and len(open_dataset(name, cityscapes, "all")) == 3
 
 
 def test_label_ids_become_train_ids(cityscapes: Path) -> None:
@@ -89,15 +89,22 @@ def test_train_ids_are_preferred_where_all_are_there(cityscapes: Path) -> None:
     refused("holds the value 26 (24 pixels): labels must be 0 to 18 or 255", cityscapes)
 
 
-def test_the_test_split_of_cityscapes_is_said_to_hold_no_class(
+def test_the_withheld_labels_of_cityscapes_are_refused_and_left_out(
     cityscapes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = open_dataset("auto", cityscapes, "test")
-    assert (dataset.read(0)[1] == 255).all()
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "withheld" in caplog.text and "nothing can be scored" in caplog.text
+    refused("the labels of Cityscapes' test split are withheld", cityscapes, split="test")
+    assert [path.name for path in open_pictures("auto", cityscapes, "test")] == ["berlin_000000_000019_leftImg8bit.png"]
     open_dataset("auto", cityscapes, "val")
-    assert len(caplog.records) == 1
+    assert not caplog.records
+    images = open_dataset("auto", cityscapes, "all").images
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and "left out" in caplog.text
+    assert [path.parent.name for path in images] == ["aachen", "zurich", "munster"]
+
+
+def test_a_test_split_of_cityscapes_that_has_labels_is_read(cityscapes: Path) -> None:
+    label(cityscapes / "gtFine/test/berlin/berlin_000000_000019_gtFine_labelIds.png", 7)
+    assert (open_dataset("auto", cityscapes, "test").read(0)[1] == 0).all()
+    assert len(open_dataset("auto", cityscapes, "all")) == 4
 
 
 def test_broken_cityscapes_is_named(cityscapes: Path) -> None:
@@ -181,6 +188,19 @@ def test_a_list_file_stands_for_the_root(lists: Path) -> None:
     refused("or use --split all", own, split="val")
 
 
+def test_a_list_of_pictures_alone_has_no_labels(lists: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listed = lists / "list" / "fine_test.txt"
+    listed.write_text("img/c.jpg\n\n/elsewhere/img/a.jpg\n")
+    for root in (lists, listed):
+        refused(f"{listed}: every line is one path, so its pictures have no labels", root, "list", "test")
+        assert open_pictures("list", root, "test") == (lists / "img/c.jpg", lists / "img/a.jpg")
+    assert not caplog.records and splits_of("list", lists) == ("train", "val", "test")
+    assert len(open_dataset("list", lists, "all")) == 3 and "they are left out" in caplog.text
+    listed.write_text("img/c.jpg\nimg/gone.jpg\n")
+    with pytest.raises(PspnetError, match=r"gone\.jpg is missing \(1 of 2 pictures"):
+        open_pictures("list", lists, "test")
+
+
 def test_a_classes_json_gives_a_list_its_classes(lists: Path) -> None:
     colours = {"Road": [1, 2, 3], "Sky": [4, 5, 6], "Void": [0, 0, 0]}
     value = {"classes": ["Road", "Sky", "Void"], "ignore_index": 2, "colours_rgb": colours}
@@ -193,7 +213,7 @@ def test_a_classes_json_gives_a_list_its_classes(lists: Path) -> None:
 def test_broken_lists_are_named(lists: Path) -> None:
     path = lists / "list" / "val.txt"
     path.write_text("img/c.jpg ann/c.png\nimg/a.jpg\n")
-    refused(f"{path} line 2 holds 1 names: write IMAGE LABEL", lists, split="val")
+    refused(f"{path} line 2 holds 1 name: write IMAGE LABEL", lists, split="val")
     path.write_text("img/c.jpg ann/nowhere.png\n")
     refused("nowhere.png is missing (1 of 1 labels are)", lists, split="val")
     path.write_text("img/nowhere.jpg ann/c.png\n")

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from pspnet.cli import main
-from pspnet.doctor_data import DataReport, examine, text_of
+from pspnet.dataset_page import chosen_pairs
+from pspnet.doctor_data import DataReport, examine
+from pspnet.doctor_text import facts_of, text_of
 from tests.nets import CAMVID, ROOT
 
 SIZE = (4, 6)
@@ -63,7 +65,8 @@ def test_figures_are_those_counted_by_hand(data: Path, tmp_path: Path, capsys: p
         facts["splits"]["val"]["void_percent"] == 0.0 and facts["splits"]["test"]["classes"]["Sky"]["percent"] == 75.0
     )
     text = capsys.readouterr().out
-    assert "all 4 pictures have a readable label" in text and "no pixel of val is Car" in text
+    assert "4 pictures, each with a readable label" in text and "no pixel of val is Car" in text
+    assert f"overlays of 4 pairs, all that can be read: {tmp_path / 'doctor.png'}" in text
     assert cv2.imread(str(tmp_path / "doctor.png")).shape[1] > 3 * 480
 
 
@@ -77,7 +80,7 @@ def test_every_broken_pair_is_listed(data: Path, capsys: pytest.CaptureFixture, 
     out, err = capsys.readouterr()
     assert "fault   27 of 29 pairs cannot be used" in out and "and 7 more" in out
     assert out.count("holds the value 77 (6 pixels)") == 20
-    assert err.splitlines()[-1].endswith("1 finding(s) must be fixed: see the lines that begin with fault")
+    assert err.splitlines()[-1].endswith("1 finding must be fixed: see the lines that begin with fault")
     report = examine("folder", data)
     assert [len(split.readable()) for split in report.splits.values()] == [2, 0, 0]
     problems = [pair.problem for split in report.splits.values() for pair in split.pairs if pair.problem]
@@ -97,7 +100,7 @@ def test_equal_pictures_in_two_splits_are_a_fault(data: Path) -> None:
     image = cv2.imread(str(data / "train" / "images" / "a.png"))
     cv2.imwrite(str(data / "test" / "images" / "d.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, 0])  # other bytes
     report = examine("auto", data)
-    assert "1 pictures are in more than one split" in lines(report, "fault")
+    assert "1 picture in more than one split (equal pixels)" in lines(report, "fault")
     assert "train a.png = test d.png" in lines(report, "fault")
 
 
@@ -121,7 +124,7 @@ def test_labels_without_a_picture_and_missing_splits_are_notes(data: Path) -> No
     (data / "train" / "images" / "a.png").unlink()
     shutil.rmtree(data / "val")
     report = examine("auto", data)
-    assert not report.faults() and "1 labels have no picture" in lines(report, "note")
+    assert not report.faults() and "1 label without a picture" in lines(report, "note")
     assert "there is no split val" in lines(report, "note")
 
 
@@ -136,14 +139,69 @@ def test_cityscapes_withheld_labels_are_a_note(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True)
             cv2.imwrite(str(path), pixels)
     report = examine("auto", tmp_path)
-    assert (
-        not report.faults() and "withheld" in lines(report, "note") and "no pixel of test has" in lines(report, "note")
-    )
+    assert not report.faults() and "withheld" in lines(report, "note")
+    assert "test    1 picture, 4x6, no labels" in text_of(report)
     (tmp_path / "gtFine" / "val" / "berlin" / "berlin_000001_000019_gtFine_labelIds.png").write_bytes(b"x")
     (tmp_path / "gtFine" / "val" / "berlin" / "berlin_000001_000019_gtFine_color.png").write_bytes(b"x")
-    assert "1 labels have no picture" in lines(examine("auto", tmp_path), "note")
+    assert "1 label without a picture" in lines(examine("auto", tmp_path), "note")
     shutil.rmtree(tmp_path / "gtFine")
     assert "3 of 3 pairs cannot be used" in lines(examine("auto", tmp_path), "fault")
+
+
+@pytest.fixture
+def lists(data: Path) -> Path:
+    """semseg's lists of the same pairs; the test list names pictures alone, as semseg's own do."""
+    (data / "list").mkdir()
+    for split, stems in {"train": ("a", "b"), "val": ("c",)}.items():
+        rows = [f"{split}/images/{stem}.png {split}/labels/{stem}.png\n" for stem in stems]
+        (data / "list" / f"{split}.txt").write_text("".join(rows))
+    (data / "list" / "test.txt").write_text("test/images/d.png\n")
+    return data
+
+
+def test_a_list_of_pictures_alone_is_a_split_without_labels(lists: Path) -> None:
+    report, listed = examine("list", lists), lists / "list" / "test.txt"
+    assert not report.faults() and f"{listed}: every line is one path" in lines(report, "note")
+    assert "test    1 picture, 4x6, no labels" in text_of(report)
+    facts = facts_of(report)["splits"]
+    assert facts["test"] | {"dataset": "", "protocol": ""} == {
+        "dataset": "", "protocol": "", "pairs": 1, "broken": 0, "sizes": {"4x6": 1}, "labelled": False,
+        "void_percent": None, "classes": {},
+    }  # fmt: skip
+    assert facts["val"]["labelled"] and {split for split, _ in chosen_pairs(report, 9)} == {"train", "val"}
+    listed.write_text("test/images/d.png\ntrain/images/a.png\ntest/images/gone.png\n")
+    report = examine("list", lists)
+    assert "train a.png = test a.png" in lines(report, "fault") and "gone.png is missing" in lines(report, "fault")
+
+
+def test_broken_classes_are_said_once(data: Path) -> None:
+    (data / "classes.json").write_text("{")
+    findings = examine("folder", data).findings
+    assert [finding.mark for finding in findings] == ["fault"] and "is not valid JSON" in findings[0].text
+
+
+@pytest.mark.parametrize(("wanted", "shares"), [(1, [1, 0, 0]), (4, [2, 1, 1]), (9, [7, 1, 1]), (99, [12, 1, 1])])
+def test_the_page_shows_as_many_pairs_as_were_asked_for(data: Path, wanted: int, shares: list[int]) -> None:
+    for number in range(10):
+        pair(data, "train", f"x{number}", [0, 0, 1, 1])
+    chosen = chosen_pairs(examine("auto", data), wanted)
+    assert [sum(split == name for split, _ in chosen) for name in ("train", "val", "test")] == shares
+    assert len(set(chosen)) == len(chosen) == min(wanted, 14)
+
+
+@pytest.mark.parametrize(
+    ("output", "page"), [("p.png", "p.png"), ("new", "new/doctor.png"), ("v1.0/", "v1.0/doctor.png"), ("x.jpg", "")]
+)
+def test_the_page_is_a_png_or_in_a_folder(
+    output: str, page: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--data", str(data), "-o", output, "--pictures", "2"]) == (0 if page else 2)
+    out, err = capsys.readouterr()
+    if page:
+        assert cv2.imread(page) is not None and out.endswith(f"overlays of 2 pairs: {page}\n")
+    else:
+        assert "overlays x.jpg must end in .png" in err and not out and not Path(output).exists()
 
 
 def test_camvid_of_the_repository(camvid_tiny: Path) -> None:

@@ -222,7 +222,7 @@ def test_refusals(guest_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsy
         ([guest_onnx, "--mode", "slide", "--crop", "64x64"], "takes 64x96 only"),
         ([tiny_checkpoint, "--scales", "0.25"], "too small"),
         ([guest_onnx, "--worst", "3"], "--save DIR"),
-        ([guest_onnx, "--save", tmp_path / "full"], "not an empty folder"),
+        ([guest_onnx, "--save", tmp_path / "full"], "not an empty folder. Choose another one with --save, or"),
         ([guest_onnx, "--confusion", tmp_path / "c.jpg"], ".png"),
         ([guest_onnx, "--save", tmp_path / "o", "--json", tmp_path / "o" / "s.json"], "beside that folder"),
         ([guest_onnx, "--mode", "slide", "--fit", "crop"], "leave out --fit"),
@@ -230,6 +230,34 @@ def test_refusals(guest_onnx: Path, tiny_checkpoint: Path, tmp_path: Path, capsy
         ([guest_onnx, "--confusion", "m.png", "--json", "m.png"], "another output"),
     ):  # fmt: skip
         assert message in refusal(capsys, *arguments), arguments
+
+
+def test_a_split_without_labels_is_refused_before_the_work(
+    guest_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.runner.open_runner", lambda *_: pytest.fail("the work began"))
+    (tmp_path / "classes.json").write_text((CAMVID / "classes.json").read_text())
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "test.txt").write_text("test/a.jpg\n")
+    void = np.full((2, 2, 3), 3, np.uint8)  # labelId 3 is out of the region of interest
+    for path, picture in (("leftImg8bit/test/a/a_000000_000000_leftImg8bit.png", void),
+                          ("gtFine/test/a/a_000000_000000_gtFine_labelIds.png", void[..., 0])):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / path), picture)
+    command = ["evaluate", guest_onnx, "--data", tmp_path, "--split", "test", "--dataset"]
+    for name, said in (("list", "every line is one path"), ("cityscapes", "test split are withheld")):
+        assert main([*map(str, command), name]) == 2
+        assert said in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+def test_one_picture_is_no_images(guest_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        first = sorted((CAMVID / "val" / part).iterdir())[0]
+        (tmp_path / part / first.name).write_bytes(first.read_bytes())
+    (tmp_path / "classes.json").write_text((CAMVID / "classes.json").read_text())
+    assert main(["evaluate", str(guest_onnx), "--data", str(tmp_path), "--split", "all"]) == 0
+    assert "on 1 image of folder all (" in capsys.readouterr().out
 
 
 def test_a_guest_that_gives_labels_is_scored_whole_only(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

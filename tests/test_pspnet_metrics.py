@@ -81,6 +81,23 @@ def test_random_maps_with_ignored_and_unpredicted_pixels(seed: int) -> None:
     assert scores["f1"] == pytest.approx(100 * reference.f1_score(t, p, **kind), abs=PERCENT)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_every_mean_is_over_the_classes_that_have_the_figure(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labelled, predicted = (rng.choice(CLASSES, rng.integers(2, CLASSES), replace=False) for _ in range(2))
+    target, labels = (rng.choice(classes, (20, 30)).astype(np.uint8) for classes in (labelled, predicted))
+    matrix = ConfusionMatrix(CLASSES)
+    matrix.add(target, labels)
+    scores, either = matrix.scores(NAMES), sorted({*labelled, *predicted})
+    for name, figure, classes in (
+        ("miou", reference.jaccard_score, either), ("f1", reference.f1_score, either),
+        ("macc", reference.recall_score, labelled), ("recall", reference.recall_score, labelled),
+        ("precision", reference.precision_score, predicted),
+    ):  # fmt: skip
+        mean = figure(target.ravel(), labels.ravel(), labels=classes, average="macro", zero_division=0)
+        assert scores[name] == pytest.approx(100 * mean, abs=PERCENT), name
+
+
 def test_matrices_of_parts_add_up_to_that_of_the_whole() -> None:
     whole, parts = ConfusionMatrix(CLASSES), [ConfusionMatrix(CLASSES) for _ in range(3)]
     for seed in range(7):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -73,6 +74,42 @@ def test_a_damaged_spec_is_kept_too(own: Path) -> None:
         check_outputs(["guest.onnx"], ["guest.json"])
 
 
+@pytest.mark.parametrize(
+    ("files", "folders", "message"),
+    [
+        (["disk"], [], "cannot write disk: it is a folder"),
+        ([], ["m.json"], "m.json is a file, and a folder is needed"),
+        (["m.json/x.png"], [], "cannot write m.json/x.png: no file can be made in .*m.json .Not a directory"),
+        ([], ["m.json/new"], "cannot write m.json/new: no file can be made"),
+        (["/proc/x.png"], [], "cannot write /proc/x.png: no file can be made in /proc"),
+        ([], ["/proc/self/new/folder"], "cannot write /proc/self/new/folder: no file can be made in /proc"),
+        (["/dev/full"], [], "cannot write /dev/full: it is a device"),
+        (["new", "new/x.json"], [], "new/x.json lies below new, which another option writes as a file"),
+        (["new"], ["new/folder"], "new/folder lies below new"),
+        (["new"], ["new"], "new would be written by another option"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(files: list[str], folders: list[str], message: str, own: Path) -> None:
+    before = sorted(own.rglob("*"))
+    with pytest.raises(PspnetError, match=message):
+        check_outputs([], files, folders)
+    assert sorted(own.rglob("*")) == before
+
+
+def test_what_can_be_made_may_be_written_and_leaves_no_trace(own: Path) -> None:
+    before = sorted(own.rglob("*"))
+    check_outputs([], ["m.json", "a/b/c.json", "runs/x/x.json"], ["disk", "new/folder", "runs/x"])
+    assert sorted(own.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_refused(own: Path) -> None:
+    (own / "disk").chmod(0o500)
+    for arguments in (["disk/x.json"], []), ([], ["disk/new"]), ([], ["disk"]):
+        with pytest.raises(PspnetError, match="no file can be made in"):
+            check_outputs([], *arguments)
+
+
 def test_names_that_no_file_system_takes_are_refused_before_the_work(own: Path) -> None:
     check_outputs([], ["n" * LONGEST_NAME])
     with pytest.raises(PspnetError, match="too long: 220 bytes at most"):
@@ -98,6 +135,57 @@ def test_every_verb_checks(command: str, own: Path, capsys: pytest.CaptureFixtur
     before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
     assert "the same command" in refusal(capsys, *command.format(camvid=CAMVID).split())
     assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
+
+
+OPTIONS = {
+    "evaluate m.onnx --data {camvid}": {"--json": "file", "--confusion": "file", "--save": "empty"},
+    "verify m.onnx m.onnx --data {camvid}": {"--json": "file", "-o": "file"},
+    "bench m.onnx --data {camvid}": {"--json": "file"},
+    "export m.pt": {"--json": "file", "-o": "file"},
+    "export --sizes": {"--json": "file"},
+    "calibrate m.onnx --data {camvid}": {"--json": "file", "-o": "file"},
+    "inspect m.onnx": {"--json": "file"},
+    "doctor": {"--json": "file"},
+    "doctor --data {camvid}": {"--json": "file", "-o": "either"},
+    "report bench.json": {"-o": "file"},
+    "prune m.pt": {"--json": "file", "-o": "file"},
+    "train --data {camvid} -o run": {"--json": "file"},
+    "train --data {camvid}": {"-o": "folder"},
+    "run m.onnx {camvid}/val/images": {"--json": "file", "--jsonl": "file", "--video": "file", "-o": "empty"},
+    "demo": {"-o": "folder"},
+}
+"""Command -> its output options, each with what it writes: a file, a folder, an empty folder, a file or its folder."""
+
+
+@pytest.mark.parametrize(("command", "options"), OPTIONS.items())
+def test_every_output_is_checked_before_any_work(
+    command: str, options: dict[str, str], own: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own / "full.png").mkdir()  # a folder, by a name that every option takes
+    (own / "full.png" / "kept").write_text("")
+    monkeypatch.setattr("os.replace", lambda *_: pytest.fail("the work was done"))
+    words = [*command.format(camvid=CAMVID).split()]
+    ends = {"export": ".onnx", "calibrate": ".onnx", "run": ".webm"}
+    for option, kind in options.items():
+        end = ends.get(words[0], ".png") if option in ("-o", "--video") and kind == "file" else ".png"
+        assert "no file can be made in /proc" in refusal(capsys, *words, option, f"/proc/out{end}")
+        if kind in ("file", "empty"):
+            folder = (own / "full.png").rename(own / f"full{end}")
+            said = {"file": "it is a folder", "empty": f"Choose another one with {option}, or remove it first"}[kind]
+            assert said in refusal(capsys, *words, option, folder.name)
+            folder.rename(own / "full.png")
+        if kind in ("folder", "empty"):
+            assert "a folder is needed" in refusal(capsys, *words, option, "bench.json")
+
+
+def test_what_is_written_beside_an_output_is_checked_too(own: Path, capsys: pytest.CaptureFixture) -> None:
+    (own / "q.json").mkdir()
+    assert "q.json: it is a folder" in refusal(capsys, "calibrate", "m.onnx", "--data", CAMVID, "-o", "q.onnx")
+    (own / "e.fp16.onnx").mkdir()
+    assert "e.fp16.onnx: it is a folder" in refusal(capsys, "export", "m.pt", "--fp16", "-o", "e.onnx")
+    (own / "b.pictures").write_text("kept")
+    command = ["bench", "m.onnx", "--data", CAMVID, "--pictures", "1", "--json", "b.json"]
+    assert "b.pictures is a file, and a folder is needed" in refusal(capsys, *command)
 
 
 def test_figures_beside_their_model_are_written_again(own: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from pspnet.cli import parser
 from pspnet.errors import PspnetError
+from pspnet.model import default_widths
 from pspnet.recipe import CHOICES, LIMITS, RECIPES, TrainConfig, changed_settings, config_from_recipe, flag
+from pspnet.spec import BACKBONES
 from tests.nets import ROOT
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -88,6 +91,32 @@ def test_without_a_recipe_the_defaults_hold() -> None:
 
 def test_changed_settings() -> None:
     assert changed_settings({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b 2 → 3", "c None → 4"]
+
+
+def table(first_cell: str) -> list[list[str]]:
+    """The cells of the table of docs/training.md that begins so, without its two head lines."""
+    lines = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_cell}"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_widths_of_the_docs() -> None:
+    listed = {name: tuple(map(int, row[1:])) for row in table("| pyramid branch") for name in row[0].split(", ")}
+    assert listed == {name: default_widths(name) for name in BACKBONES}
+
+
+def test_the_columns_of_the_docs() -> None:
+    listed = [name for row in table("column") for name in re.findall(r"`(\w+)`", row[0])]
+    # as test_pspnet_train finds them in the file
+    assert listed == ["epoch", "loss", "lr", "miou", "pixel_accuracy", "seconds", "step_ms", "data_ms"]
+
+
+def test_fast_needs_as_many_pictures_as_the_docs_say() -> None:
+    fast = RECIPES["fast"].config
+    assert (fast.warmup, fast.batch, fast.epochs, fast.ema) == (500, 8, 100, 0.9998)
+    assert fast.epochs * (47 // fast.batch) <= fast.warmup < fast.epochs * (48 // fast.batch)
+    assert round(fast.warmup / (367 // fast.batch)) == 11
 
 
 def test_the_torchrun_lines_of_the_docs_are_taken_by_the_parser() -> None:

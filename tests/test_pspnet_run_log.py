@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pspnet.run_log import RunLog
+from pspnet.run_log import RunLog, write_curves
 
 ROWS = [
     {"epoch": n, "loss": 1 / n, "lr": 0.1, "miou": 10.0 * n, "pixel_accuracy": 50.0, "seconds": 1.0, "step_ms": 20.0,
@@ -47,6 +47,21 @@ def test_a_resumed_run_hides_the_events_of_the_steps_it_repeats(tmp_path: Path) 
         log.step(4, 40.0, 0.1)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("train/loss")] == [1.0, 2.0, 3.0, 40.0]
+
+
+def test_epochs_are_whole_numbers_on_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    ticks, save = [], Figure.savefig
+
+    def watched(figure: Figure, *arguments: object, **options: object) -> None:
+        save(figure, *arguments, **options)  # type: ignore[arg-type]
+        ticks.extend(float(tick) for axis in figure.axes for tick in axis.get_xticks())
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    write_curves(tmp_path / "c.png", ROWS)
+    write_curves(tmp_path / "c.png", ROWS[:1])
+    assert {1.0, 2.0} <= {*ticks} and all(tick.is_integer() for tick in ticks)
 
 
 def test_without_tensorboard_the_rest_is_written(

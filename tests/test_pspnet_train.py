@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import nn
 
+from pspnet import distributed
 from pspnet.checkpoint import load_model, read_checkpoint
 from pspnet.cli import main
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.initialise import model_from_checkpoint
+from pspnet.recipe import TrainConfig
 from pspnet.spec import ModelSpec
-from pspnet.train import train
+from pspnet.train import epoch_batches, train
 from pspnet.train_step import TrainStep
 from tests.training_runs import CONFIG, fresh, no_validation
 
@@ -38,6 +40,7 @@ def test_two_epochs_from_the_command_line(
     assert sorted(p.name for p in output.iterdir()) == names
     rows = list(csv.DictReader((output / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == ["epoch", "loss", "lr", "miou", "pixel_accuracy", "seconds", "step_ms", "data_ms"]
     rates = [float(row["lr"]) for row in rows]
     assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9])  # poly: half of the steps are done after epoch 1
     best = max(float(row["miou"]) for row in rows)
@@ -48,13 +51,17 @@ def test_two_epochs_from_the_command_line(
     printed = capsys.readouterr().out
     for fact in (
         "8 images of camvid11 train",
-        "mobilenet_v2 at output stride 32",
+        "mobilenet_v2 at output stride 32 for 64x96 pictures (stretch)",
         "2 epochs of 2 steps",
         "float32",
         "epochs 50 → 2",
         "waiting for pictures",
     ):
         assert fact in printed, fact  # fmt: skip
+
+    (output / "best.pt").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert f"best validation mIoU {best:.2f}: its weights are gone" in capsys.readouterr().out
 
     before = (output / "last.pt").read_bytes()
     assert main(arguments) == 2  # the folder holds a run
@@ -64,14 +71,14 @@ def test_two_epochs_from_the_command_line(
     assert (output / "last.pt").read_bytes() == before
 
 
-def test_an_interrupted_run_leaves_no_temporary_file(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_validation_leaves_the_epoch_and_no_temporary_file(dataset: Dataset, tmp_path: Path) -> None:
     def interrupted(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     spec, model = fresh(dataset)
     with pytest.raises(KeyboardInterrupt):
         train(model, spec, dataset, CONFIG, tmp_path / "run", interrupted, resume=False)
-    assert not list(tmp_path.rglob("*.pt"))
+    assert [path.name for path in tmp_path.rglob("*.pt")] == ["last.pt"]
 
 
 def test_init_with_other_classes_keeps_all_but_the_classifiers(
@@ -119,11 +126,12 @@ def test_a_loss_that_is_not_a_number_stops_the_run(dataset: Dataset, tmp_path: P
     ("extra", "message"),
     [
         (["--batch", "1"], "--batch 2, or --freeze-bn"),
-        (["--batch", "4", "--accumulate", "3"], "a batch of 4 x 3 accumulated"),
+        (["--batch", "4", "--accumulate", "3"], "a batch of 4 x 3 accumulated: lower --accumulate to 2 or less"),
+        (["--batch", "9", "--accumulate", "2"], "leave out --accumulate and lower --batch to 8 or less"),
         (["--amp", "fp16"], "needs a GPU"),
         (["--recipe", "best"], "paper, fast, laptop"),
         (["--warmup", "9"], "lower --warmup"),
-        (["--batch", "9"], "8 images, fewer than a batch of 9"),
+        (["--batch", "9"], "8 images, fewer than a batch of 9: lower --batch to 8 or less"),
         (["--crop", "16"], "crop is 16: it must be 32 to 8192"),
         (["--resume"], "nothing to resume"),
         (["--class-weights", "some"], "none, enet, median"),
@@ -131,17 +139,52 @@ def test_a_loss_that_is_not_a_number_stops_the_run(dataset: Dataset, tmp_path: P
         (["--bins", "1,2,9"], "largest bin, 9"),
         (["--bins", "a"], "1,2,3,6"),
         (["--init", "nowhere.pt"], "cannot read checkpoint nowhere.pt"),
+        (["--init", "LABELS"], ".png is not a whole checkpoint (it is no file of PyTorch)"),
+        (["--init", "TINY", "--bins", "1,2", "--stem", "deep"], "leave out --bins, --stem"),
+        (["--init", "TINY", "--backbone", "resnet18"], "leave out --backbone"),
+        (["--init", "TINY", "--dilation", "contract"], "leave out --dilation"),
+        (["--init", "TINY", "--branch-channels", "8"], "leave out --branch-channels"),
+        (["--init", "TINY", "--head-channels", "8"], "leave out --head-channels"),
+        (["--init", "TINY", "--aux-stages", "none"], "leave out --aux-stages"),
+        (["--init", "TINY", "--align-corners"], "leave out --align-corners"),
+        (["--init", "TINY", "--output-stride", "7"], "output stride is 7"),
     ],
 )
 def test_wrong_settings_are_refused(
-    camvid_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str
-) -> None:
+    camvid_tiny: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    names = {"TINY": tiny_checkpoint, "LABELS": next((camvid_tiny / "train" / "labels").iterdir())}
+    extra = [str(names.get(word, word)) for word in extra]
     start = [] if "--init" in extra else ["--weights", "none", "--output-stride", "32", "--bins", "1,2"]
     size = ["--size", "64x96", "--crop", "64", "--workers", "0", "--epochs", "1"]
     assert main(["train", "--data", str(camvid_tiny), "-o", str(tmp_path / "run"), *start, *size, *extra]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("pspnet: ") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_a_folder(camvid_tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert main(["train", "--data", str(camvid_tiny), "-o", str(tmp_path / "run"), "--weights", "none"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pspnet: {tmp_path / 'run'} is a file") and error.count("\n") == 1
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("images", "batch", "accumulate", "world", "advice"), [
+    (7, 2, 3, 2, "lower --accumulate to 1 or less"), (7, 4, 1, 2, "lower --batch to 3 or less"),
+    (7, 4, 2, 2, "leave out --accumulate and lower --batch to 3 or less"),
+    (7, 2, 1, 4, "a step needs 2 images per process: start fewer"),
+    (1, 2, 1, 1, "a step needs 2 images per process: add some"),
+])  # fmt: skip
+def test_what_makes_a_step_fit(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, images: int, batch: int, accumulate: int, world: int, advice: str
+) -> None:
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    few = dataclasses.replace(dataset, images=dataset.images[:images])
+    with pytest.raises(PspnetError, match=f"has {images} images?, fewer than .*: {advice}$"):
+        epoch_batches(few, TrainConfig(batch=batch, accumulate=accumulate))
 
 
 @pytest.mark.parametrize("kind", ["weights", "text", "cut", "empty"])
@@ -175,6 +218,7 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(
     best, last = (read_checkpoint(tmp_path / name) for name in ("best.pt", "last.pt"))
     assert best[1]["epoch"] == 2 and best[0].metrics["val"]["miou"] == 7.0
     assert not torch.equal(best[1]["model"]["head.classifier.weight"], last[1]["model"]["head.classifier.weight"])
+    assert result["checkpoint"] == str(tmp_path / "best.pt")
     assert "no better mIoU for 2 epochs" in capsys.readouterr().out
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 
 from pspnet.checkpoint import read_checkpoint, save_checkpoint
 from pspnet.cli import main
-from pspnet.dataset import Dataset
+from pspnet.dataset import Dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.recipe import TrainConfig
 from pspnet.spec import ModelSpec
@@ -27,7 +28,7 @@ from pspnet.train_step import TrainStep
 from tests.nets import CAMVID, ROOT
 from tests.training_runs import CONFIG, fresh, no_validation
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
 PATIENCE_S = 120
 KEPT = ("model", "history", "progress", "optimizer", "schedule", "scaler")
 KILLED_IN = """
@@ -59,7 +60,7 @@ def assert_same(first: Path, second: Path) -> None:
         assert all(row[name] == other[name] for name in ("epoch", "loss", "lr", "miou"))
 
 
-def test_killed_at_random_steps_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_at_random_steps_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [
         "train", "--data", str(CAMVID), "--weights", "none", "--output-stride", "32", "--bins", "1,2",
         "--size", "64x96", "--crop", "64", "--batch", "2", "--epochs", "2", "--workers", "0", "--save-every", "1",
@@ -67,15 +68,25 @@ def test_killed_at_random_steps_and_resumed(tmp_path: Path, capsys: pytest.Captu
         "--deterministic",
     ]  # fmt: skip
     assert main([*command, "-o", str(tmp_path / "whole")]) == 0
-    first, second = sorted(random.Random().sample(range(1, 8), 2))  # of 8 steps
-    print(f"killed in steps {first} and {second}")
-    for kill_at, resume in ((first, []), (second - first, ["--resume"])):
-        arguments = [str(kill_at), *command, "-o", str(tmp_path / "killed"), *resume]
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED_IN, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert killed.returncode == -signal.SIGKILL, (first, second, killed.stderr)
+    first, second = sorted(random.Random(1).sample(range(1, 8), 2))  # of 8 steps
+    arguments = [str(first), *command, "-o", str(tmp_path / "killed")]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_IN, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    real, left = TrainStep._update, [second - first]
+
+    def interrupted(step: TrainStep) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        real(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "_update", interrupted)
+        assert main([*command, "-o", str(tmp_path / "killed"), "--resume"]) == 130
+    assert read_checkpoint(tmp_path / "killed" / "last.pt")[1]["progress"]["step"] == second % 4
     (tmp_path / "killed" / ".last.1.tmp.pt").touch()  # as a kill in the middle of a write leaves it
     assert main([*command, "-o", str(tmp_path / "killed"), "--resume"]) == 0
     assert_same(tmp_path / "whole" / "last.pt", tmp_path / "killed" / "last.pt")
@@ -127,6 +138,64 @@ def test_interrupted_and_resumed(
     assert_same(tmp_path / "whole" / "last.pt", tmp_path / "cut" / "last.pt")
 
 
+def test_a_failed_validation_costs_no_step(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(CONFIG, ema=0.9, batch=8)
+    steps, validated, real = [0], [], TrainStep.__call__
+
+    def counted(self: TrainStep, batches: Any, where: str) -> float:
+        steps[0] += 1
+        return real(self, batches, where)
+
+    monkeypatch.setattr(TrainStep, "__call__", counted)
+
+    def run(output: Path, resume: bool, fails: bool) -> None:
+        def validate(model: nn.Module, spec: ModelSpec) -> dict[str, Any]:
+            validated.append(output.name)
+            if fails:
+                raise PspnetError("val/a.png is corrupt")
+            return no_validation(model, spec)
+
+        spec, model = fresh(dataset)
+        train(model, spec, dataset, config, output, validate, resume)
+
+    run(tmp_path / "whole", False, False)
+    with pytest.raises(PspnetError, match=r"^val/a\.png is corrupt\. The epoch is kept: .* --resume validates it$"):
+        run(tmp_path / "cut", False, True)
+    assert not (tmp_path / "cut" / "best.pt").exists()
+    run(tmp_path / "cut", True, False)
+    assert steps == [2 + 2] and validated == ["whole"] * 2 + ["cut"] * 3
+    assert_same(tmp_path / "whole" / "last.pt", tmp_path / "cut" / "last.pt")
+    assert_same_best(tmp_path / "whole" / "best.pt", tmp_path / "cut" / "best.pt")
+
+
+def test_another_training_split_is_refused(dataset: Dataset, tmp_path: Path, camvid_tiny: Path) -> None:
+    once = dataclasses.replace(CONFIG, epochs=1)
+    spec, model = fresh(dataset)
+    train(model, spec, dataset, once, tmp_path, no_validation, resume=False)
+    images, labels = dataset.images, dataset.labels
+    for change, message in (
+        ({"images": images[:7], "labels": labels[:7]}, "with 8 training pictures, and the split now has 7: restore it"),
+        ({"images": images[::-1], "labels": labels[::-1]}, "has as many under other names or in another order"),
+    ):
+        with pytest.raises(PspnetError, match=message):
+            resumed_with(dataclasses.replace(dataset, **change), tmp_path, once)
+    shutil.copytree(camvid_tiny, tmp_path / "moved")
+    resumed_with(open_dataset("camvid11", tmp_path / "moved", "train"), tmp_path, once)
+    stored, raw = read_checkpoint(tmp_path / "last.pt")  # as earlier versions wrote it
+    (tmp_path / "old").mkdir()
+    save_checkpoint(tmp_path / "old" / "last.pt", stored, **{k: v for k, v in raw.items() if k in KEPT})
+    fewer = dataclasses.replace(dataset, images=images[:7], labels=labels[:7])
+    resumed_with(fewer, tmp_path / "old", dataclasses.replace(once))
+
+
+def test_a_run_that_is_cut_short_is_refused(dataset: Dataset, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(tiny_checkpoint.read_bytes()[:50_000])
+    with pytest.raises(
+        PspnetError, match=r"last\.pt is not a whole checkpoint \(it is damaged or cut short\)\. [^\n]+$"
+    ):
+        resumed_with(dataset, tmp_path, CONFIG)
+
+
 def resumed_with(dataset: Dataset, folder: Path, config: TrainConfig, **spec_changes: Any) -> None:
     """Resume the run of `folder` with other settings."""
     spec, model = fresh(dataset)
@@ -167,4 +236,4 @@ def test_the_spec_of_a_half_finished_epoch_claims_no_scores(
         config = dataclasses.replace(CONFIG, batch=2, save_every=3)
         train(model, spec, dataset, config, tmp_path, never, resume=False)
     spec, raw = read_checkpoint(tmp_path / "last.pt")
-    assert spec.metrics == {} and raw["progress"]["step"] == 3 and raw["history"] == []
+    assert spec.metrics == {} and raw["progress"]["step"] == 4 and raw["history"] == []

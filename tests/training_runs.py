@@ -6,11 +6,12 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
-from pspnet import distributed, train_run
+from pspnet import distributed, run_log, train_run
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.initialise import new_model
 from pspnet.loader import Batch
@@ -50,12 +51,9 @@ def recorded_run(config: TrainConfig, output: Path, distiller: Any = None) -> li
             return losses[-1]
 
     validate, _ = _validation(open_dataset("camvid11", CAMVID, "val"))
-    original, train_module = train_run.TrainStep, sys.modules["pspnet.train"]
-    train_module.TrainStep = Recorded  # type: ignore[attr-defined]
-    try:
+    without_curves = mock.patch.object(run_log, "write_curves")
+    with mock.patch.object(sys.modules["pspnet.train"], "TrainStep", Recorded), without_curves:
         train(model, spec, dataset, config, output, validate, resume=False, distiller=distiller)
-    finally:
-        train_module.TrainStep = original  # type: ignore[attr-defined]
     return losses
 
 
