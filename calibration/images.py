@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pspnet.dataset import is_dataset, list_images, open_dataset
+from pspnet.dataset import check_no_choice, is_dataset, list_images, open_pictures
 from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
@@ -16,50 +18,101 @@ from pspnet.spec import ModelSpec
 from runtime.source import open_source
 
 FEWEST = 4  # below this a range is an accident of the choice of pictures
+DEFAULT_COUNT = 64
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Network inputs (1, H, W, 3) uint8 RGB, and the SHA-256 of each original picture's pixels by its name."""
+    """Network inputs (1, H, W, 3) uint8 RGB, and the SHA-256 of each original picture's pixels by its name.
+
+    split: of the data set, "unlabelled" without one. paths: files of the pictures, none for a clip's. sizes: (height,
+    width) of the originals. left: how many pictures the source has beside these; of a clip, about how many.
+    """
 
     source: str
+    split: str
     inputs: list[np.ndarray]
     hashes: dict[str, str]
+    paths: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...]
+    left: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each input, in order."""
+        return tuple(self.hashes)
 
 
 def calibration_images(
-    data: str | Path, dataset: str, split: str, count: int, spec: ModelSpec, force: bool = False
+    data: str | Path, dataset: str, split: str | None, count: int | None, spec: ModelSpec, force: bool = False
 ) -> CalibrationImages:
     """Up to `count` pictures of `data`, evenly spread by name or time, as the network would see them.
 
-    data: a labelled data set (`split` chooses the part), a folder of pictures, or a clip; labels are
-    not used. Pictures of a test split are refused unless `force`: ranges fitted to them would flatter the score.
+    data: a data set, of which `split` (None: train) chooses the part, a folder of pictures, or a clip; labels are not
+    used. count: None takes 64, or three quarters of a source with fewer than 86, so that some are left to score on.
+    Pictures of a test split are refused unless `force`: ranges fitted to them would flatter the score.
     """
     data = Path(data)
-    if count < FEWEST:
+    if count is not None and count < FEWEST:
         raise PspnetError(f"{count} calibration images are too few: give --images {FEWEST} or more")
     if is_dataset(data):
-        paths = list(open_dataset(dataset, data, split).images)
+        split = split or "train"
+        paths = list(open_pictures(dataset, data, split))
         source = f"{data.name} {split}"
     else:
-        paths, split, source = _unlabelled(data), _split_of(data), data.name
+        paths = _unlabelled(data)
+        check_no_choice(data, dataset, split)
+        split, source = split_of(data), data.name
+    _check_split(data, split, force)
+    if paths:
+        chosen = [paths[index] for index in sorted(spread(len(paths), count or _default(len(paths))))]
+        available, pictures = len(paths), _pictures(chosen)
+    else:
+        chosen, available = [], _frames_of(data, count)
+        pictures = _clip_pictures(data, available, count or _default(available))
+    inputs, sizes = [], []
+    hashes: dict[str, str] = {}
+    for name, picture in pictures:
+        size = picture.shape[0], picture.shape[1]
+        inputs.append(network_input(picture, Geometry(size, spec.input_size, spec.fit), spec)[None])
+        unique = name if name not in hashes else f"{name} ({len(hashes)})"  # a list may name files of several folders
+        hashes[unique] = hashlib.sha256(picture.tobytes()).hexdigest()
+        sizes.append(size)
+    if len(inputs) < FEWEST:
+        raise PspnetError(f"{data} holds {len(inputs)} pictures: {FEWEST} or more are needed to calibrate")
+    return CalibrationImages(
+        source, split, inputs, hashes, tuple(chosen), tuple(sizes), max(available - len(inputs), 0)
+    )
+
+
+def split_of(data: Path) -> str:
+    """ "test" or "val" for the folder of such a split's images, else "unlabelled"."""
+    for folder in (data.resolve(), data.resolve().parent):
+        if folder.name in ("test", "val") and (folder.parent / "classes.json").is_file():
+            return folder.name
+    return "unlabelled"
+
+
+def spread(length: int, count: int) -> set[int]:
+    """`count` indices below `length`, or all, evenly spread."""
+    return set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist())
+
+
+def _check_split(data: Path, split: str, force: bool) -> None:
+    """PspnetError for a test split unless `force`; a warning for the split on which models are chosen."""
     if split in ("test", "all") and not force:
         raise PspnetError(
             f"{data} ({split}) holds test images: ranges fitted to them flatter the score. "
             "Use --split train, or --force if no score will be measured on them"
         )
-    if paths:
-        chosen = [paths[index] for index in sorted(_spread(len(paths), count))]
-        pictures = [(path.name, read_image(path)) for path in chosen]
-    else:
-        pictures = _clip_pictures(data, count)
-    if len(pictures) < FEWEST:
-        raise PspnetError(f"{data} holds {len(pictures)} pictures: {FEWEST} or more are needed to calibrate")
-    inputs, hashes = [], {}
-    for name, picture in pictures:
-        inputs.append(network_input(picture, Geometry(picture.shape[:2], spec.input_size, spec.fit), spec)[None])
-        hashes[name] = hashlib.sha256(picture.tobytes()).hexdigest()
-    return CalibrationImages(source, inputs, hashes)
+    if split == "val":
+        logger.warning("%s: ranges fitted to val flatter a score on val: calibrate on train where you can", data)
+
+
+def _default(available: int) -> int:
+    return min(DEFAULT_COUNT, max(available * 3 // 4, FEWEST))
 
 
 def _unlabelled(data: Path) -> list[Path]:
@@ -75,19 +128,19 @@ def _unlabelled(data: Path) -> list[Path]:
     return paths
 
 
-def _split_of(data: Path) -> str:
-    """ "test" for the images folder of a data set's test split, else "unlabelled"."""
-    for folder in (data.resolve(), data.resolve().parent):
-        if folder.name == "test" and (folder.parent / "classes.json").is_file():
-            return "test"
-    return "unlabelled"
+def _pictures(paths: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    return ((path.name, read_image(path)) for path in paths)
 
 
-def _clip_pictures(clip: Path, count: int) -> list[tuple[str, np.ndarray]]:
+def _frames_of(clip: Path, count: int | None) -> int:
+    """How many frames a clip says it has; where it does not say, ten for each wanted one."""
     with open_source(str(clip)) as source:
-        wanted = _spread(source.length or 10 * count, count)
-        return [(f"{clip.name}#{f.sequence}", f.bgr().copy()) for f in source if f.sequence in wanted]
+        return source.length or 10 * (count or DEFAULT_COUNT)
 
 
-def _spread(length: int, count: int) -> set[int]:
-    return set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist())
+def _clip_pictures(clip: Path, frames: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    wanted = spread(frames, count)
+    with open_source(str(clip)) as source:
+        for frame in source:
+            if frame.sequence in wanted:
+                yield f"{clip.name}#{frame.sequence}", frame.bgr().copy()

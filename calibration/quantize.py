@@ -2,51 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from calibration.placement import place
+from calibration.placement import Placement, place
 from calibration.table import CalibrationTable
 from pspnet.errors import PspnetError
+from runtime.fp16_simulation import FP16_LARGEST
+from runtime.fp16_typing import SMALLEST_SCALE
 
 LARGEST = 127  # symmetric int8: -128 is left unused by weights, zero points are 0
-SCALE_FLOOR = 2.0**-24  # TensorRT refuses a scale of 0, which a dead channel would get
+
+
+def scale_from_amax(amax: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    """The scales of ranges, float32: amax / 127 rounded up to the next float16, at least `SMALLEST_SCALE`.
+
+    Rounded so, a scale is the same number in the float32-typed and in the float16-typed graph, which therefore compute
+    the same integers; rounded up, no value inside the range saturates. PspnetError where a range is negative, NaN or
+    beyond what float16 scales reach.
+    """
+    exact = np.asarray(amax, np.float64) / LARGEST
+    if not np.all((exact >= 0) & (exact <= FP16_LARGEST)):
+        raise PspnetError(
+            f"a range of {np.max(amax):g} cannot be quantised: ranges lie between 0 and {FP16_LARGEST * LARGEST:g}. "
+            "Calibrate again, with a network whose activations are of ordinary size"
+        )
+    nearest = exact.astype(np.float16)
+    above = np.where(nearest.astype(np.float64) < exact, np.nextafter(nearest, np.float16(np.inf)), nearest)
+    return np.maximum(above.astype(np.float32), np.float32(SMALLEST_SCALE))
 
 
 def quantized(model: onnx.ModelProto, table: CalibrationTable) -> onnx.ModelProto:
     """A copy of `model` with Q/DQ around the inputs and weights of its convolutions; types outside stay float32.
 
     Weights stay float32 in the file behind a Q and a DQ per output channel, the form that every TensorRT from 8 to 11
-    takes. PspnetError where the table lacks a tensor.
+    takes, but already as the values that INT8 represents: Q then finds the same integers however it divides, in
+    float16 too. PspnetError where the table lacks a tensor, or names a convolution that the graph does not have.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph, placement = result.graph, place(model)
-    if missing := [name for name in placement.activations if name not in table.amax]:
-        raise PspnetError(f"the calibration table has no range for {missing[0]}: calibrate this very ONNX file")
+    graph, placement = result.graph, place(model, table.float_layers)
+    _check_belongs(graph, placement, table)
     nodes = {node.name: node for node in graph.node}
     added: dict[str, list[onnx.NodeProto]] = {}
     for tensor, readers in placement.activations.items():
-        scale = np.float32(max(table.amax[tensor] / LARGEST, SCALE_FLOOR))
-        added[tensor] = _qdq(graph, tensor, scale, None)
+        added[tensor] = _qdq(graph, tensor, scale_from_amax(table.amax[tensor]), None)
         for reader in readers:
             _redirect(nodes[reader], tensor, f"{tensor}_dq")
     before: list[onnx.NodeProto] = []
     for name in placement.convolutions:
         weight = nodes[name].input[1]
-        before += _qdq(graph, weight, _channel_scales(graph, weight), 0)
+        before += _qdq(graph, weight, _round_weights(graph, weight, table.weights.get(name)), 0)
         _redirect(nodes[name], weight, f"{weight}_dq")
     _insert(graph, before, added)
     return result
 
 
-def _channel_scales(graph: onnx.GraphProto, weight: str) -> np.ndarray:
-    values = numpy_helper.to_array(next(tensor for tensor in graph.initializer if tensor.name == weight))
-    amax = np.abs(values).reshape(len(values), -1).max(1)
-    return np.maximum(amax / LARGEST, SCALE_FLOOR).astype(np.float32)
+def _check_belongs(graph: onnx.GraphProto, placement: Placement, table: CalibrationTable) -> None:
+    if missing := [name for name in placement.activations if name not in table.amax]:
+        raise PspnetError(f"the calibration table has no range for {missing[0]}: calibrate this very ONNX file")
+    sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    channels = {node.name: sizes[node.input[1]] for node in graph.node if node.op_type == "Conv"}
+    for name, amax in table.weights.items():
+        if len(amax) != channels.get(name):
+            raise PspnetError(
+                f"the calibration table has {len(amax)} weight ranges for {name}, the graph has "
+                f"{channels.get(name, 'no such convolution')}: calibrate this very ONNX file"
+            )
+
+
+def _round_weights(graph: onnx.GraphProto, weight: str, amax: list[float] | None) -> np.ndarray:
+    """Replace a weight by the values that INT8 represents; returns its scales, one per output channel.
+
+    amax: of each output channel, None for the largest magnitude.
+    """
+    tensor = next(tensor for tensor in graph.initializer if tensor.name == weight)
+    values = numpy_helper.to_array(tensor).astype(np.float64)
+    scales = scale_from_amax(np.abs(values).reshape(len(values), -1).max(1) if amax is None else amax)
+    steps = scales.astype(np.float64).reshape(-1, *[1] * (values.ndim - 1))
+    rounded = np.clip(np.rint(values / steps), -LARGEST, LARGEST) * steps
+    tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), weight))
+    return scales
 
 
 def _qdq(graph: onnx.GraphProto, tensor: str, scale: np.ndarray, axis: int | None) -> list[onnx.NodeProto]:

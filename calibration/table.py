@@ -17,7 +17,9 @@ class CalibrationTable:
     """Activation ranges of one ONNX file.
 
     amax: tensor name -> largest magnitude that INT8 represents; the scale is amax / 127. images: SHA-256 of each
-    picture's pixels by its name. onnx_sha256: of the float file that the ranges belong to.
+    picture's pixels by its name. onnx_sha256: of the float file that the ranges belong to. weights: convolution ->
+    range of each output channel, where it is not the largest magnitude. float_layers: convolutions that stay in float.
+    repairs: what was done to the float weights, in words.
     """
 
     onnx_sha256: str
@@ -25,6 +27,9 @@ class CalibrationTable:
     source: str
     images: dict[str, str]
     amax: dict[str, float]
+    weights: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    float_layers: list[str] = dataclasses.field(default_factory=list)
+    repairs: list[str] = dataclasses.field(default_factory=list)
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""

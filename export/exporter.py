@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export.half_parity import prove_half
-from export.halfprec import fp16_from_fp32
 from export.naming import name_after_modules
 from export.parity import prove
 from export.pyramid import FixedPyramidPooling, FoldedHead
@@ -27,6 +26,7 @@ from pspnet.files import atomic_path
 from pspnet.metadata import attach_spec
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
+from runtime.fp16_typing import fp16_from_fp32, half_path
 
 Network = TypeVar("Network", bound=nn.Module)
 FORMS = ("folded", "fixed")
@@ -91,11 +91,6 @@ def export(
             with atomic_path(half_path(output)) as beside:
                 onnx.save(half, beside)
     return proof
-
-
-def half_path(output: str | Path) -> Path:
-    """Where the float16-typed twin of `output` lies: model.fp16.onnx beside model.onnx."""
-    return Path(output).with_suffix(".fp16.onnx")
 
 
 def onnx_from_model(model: PSPNet, spec: ModelSpec, form: str = "folded") -> onnx.ModelProto:

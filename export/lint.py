@@ -8,14 +8,14 @@ from typing import Any
 
 import onnx
 
-from export import lint_checks, lint_engines, lint_qdq, lint_rules, lint_types
+from export import lint_checks, lint_engines, lint_placement, lint_qdq, lint_rules, lint_types
 from export.lint_graph import Finding, Graph
 from export.lint_targets import TARGETS, Target
 from pspnet.errors import PspnetError
 from pspnet.metadata import read_model
 
 SEVERITIES = {"refused": "refused, or read with other results", "slow": "runs slowly", "note": "notes"}
-RULES = (*lint_checks.RULES, *lint_rules.RULES, *lint_types.RULES, *lint_qdq.RULES)
+RULES = (*lint_checks.RULES, *lint_rules.RULES, *lint_types.RULES, *lint_qdq.RULES, *lint_placement.RULES)
 NAMED = 3
 """Of the nodes with the same finding, so many are printed by name; the JSON has all of them."""
 HEAD = ("file", "file_bytes", "producer", "ir_version", "opset", "inputs", "outputs", "nodes", "precision")

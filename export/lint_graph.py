@@ -16,6 +16,7 @@ NUMERIC = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 PASSIVE = ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 """Operators behind which a constant is still a constant of the same weights."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,24 @@ class Graph:
     def activation(self, node: NodeProto) -> bool:
         """Whether a Q or DQ node stands on an activation and not on a weight."""
         return not self.is_constant(node.input[0])
+
+    def value(self, node: NodeProto, index: int) -> np.ndarray | None:
+        """The value of a node's input, where it has that input and it is a constant."""
+        return self.array(node.input[index]) if len(node.input) > index else None
+
+    def dequantised(self, name: str) -> NodeProto | None:
+        """The DQ node that makes an activation, straight or through a MaxPool, which commutes with it."""
+        pool = self.made_by(name, "MaxPool")
+        node = self.made_by(pool.input[0] if pool is not None else name, QDQ[1])
+        return node if node is not None and self.activation(node) else None
+
+    def depths(self) -> dict[str, int]:
+        """Longest path in nodes to each tensor that depends on an input, in a graph whose nodes are sorted."""
+        depth = {value.name: 0 for value in self.inputs}
+        for node in self.nodes:
+            reached = [depth[name] for name in node.input if name in depth]
+            depth.update(dict.fromkeys(node.output, 1 + max(reached)) if reached else {})
+        return depth
 
     def has_qdq(self) -> bool:
         """Whether any tensor is quantised explicitly."""

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from export.exporter import FixedNetwork, onnx_from_model
-from export.halfprec import fp16_from_fp32
 from export.parity import batches, relative_error
 from pspnet.metadata import attach_spec
 from runtime.fp16_simulation import simulated
+from runtime.fp16_typing import fp16_from_fp32
 from runtime.ort import session_from_model
 from tests.nets import random_model
 

@@ -12,16 +12,16 @@ from onnx import helper
 
 from export import exporter, half_parity
 from export.half_parity import AGREEMENT_WANTED, ERROR_LIMIT, prove_half, text_of
-from export.halfprec import fp16_from_fp32
 from export.parity import batches
 from pspnet.checkpoint import save_checkpoint
 from pspnet.cli import main
 from pspnet.errors import PspnetError
 from pspnet.metadata import extra, read_model, spec_from_model
+from runtime.fp16_typing import fp16_from_fp32
 from tests.nets import random_model
-from tests.test_export_halfprec import model_of, start
 from tests.test_refusals import refusal
 from tests.test_runtime_fp16_simulation import gain_of
+from tests.test_runtime_fp16_typing import model_of, start
 
 FLOAT16_END = 65504
 REACHED_TOLERANCE = 2e-3  # relative: one layer with weights and pixels rounded to eleven bits

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.halfprec import fp16_from_fp32
 from export.lint import lint, lint_file, text_of
 from export.lint_graph import Finding
 from export.lint_targets import TARGETS
 from pspnet.cli import main
+from runtime.fp16_typing import fp16_from_fp32
 from tests.lint_graphs import WEIGHT, branch, conv, graph, node, op, relu
 
 T103, T11, OV, ORT = TARGETS

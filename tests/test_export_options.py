@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from calibration.placement import place
 from export.exporter import onnx_from_model
 from export.half_parity import prove_half
-from export.halfprec import fp16_from_fp32
 from export.lint import lint
 from export.lint_targets import TARGETS
 from export.parity import head_of, prove
 from pspnet.metadata import attach_spec
 from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
+from runtime.fp16_typing import fp16_from_fp32
 from runtime.ort import session_from_model
 from tests.nets import random_model
 
@@ -98,7 +98,7 @@ def test_mobilenet_v3_keeps_its_small_gates_in_float(
     assert len(gates) == 2 * SQUEEZES and not gates & set(placed.convolutions)
     producers = {output: node.op_type for node in graph.graph.node for output in node.output}
     assert "ReduceMean" not in {producers.get(name) for name in placed.activations}
-    assert sum(producers.get(name) == "Mul" for name in placed.activations) == SQUEEZES  # each gate's result
+    assert sum(producers.get(name) == "Mul" for name in placed.activations) == SQUEEZES + 1  # gates and the mask
     half = fp16_from_fp32(graph)
     kept = [node.op_type for node in half.graph.node if node.name in _float_nodes(half)]
     assert Counter(kept)["ReduceMean"] == SQUEEZES and "HardSwish" not in kept

@@ -10,16 +10,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.halfprec import fp16_from_fp32
 from pspnet.cli import main
 from pspnet.errors import PspnetError
 from pspnet.metadata import read_model, read_spec
 from runtime.fp16_simulation import FP16_LARGEST, largest_magnitudes, simulated
+from runtime.fp16_typing import fp16_from_fp32
 from runtime.openvino_runner import OpenVinoRunner
 from runtime.ort import OrtRunner, session_from_model
 from runtime.runner import open_runner
 from tests.nets import CAMVID
-from tests.test_export_halfprec import model_of, start
+from tests.test_runtime_fp16_typing import model_of, start
 
 MIOU_TOLERANCE = 0.3  # percent: float16 has 11 bits, so the pixels that change class are those within 1e-3 of a tie
 DIFFERENCE_LIMIT = 5e-3  # of the largest logit: a few dozen roundings of 2^-11 each, none of which adds up

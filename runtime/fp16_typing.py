@@ -6,6 +6,8 @@ so that every artefact has the same interface.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -59,6 +61,11 @@ def fp16_from_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.shape_inference.infer_shapes(result, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def half_path(output: str | Path) -> Path:
+    """Where the float16-typed twin of `output` lies: model.fp16.onnx beside model.onnx."""
+    return Path(output).with_suffix(".fp16.onnx")
 
 
 class _TypedGraph:

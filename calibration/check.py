@@ -1,0 +1,73 @@
+"""The gate behind calibrate: the INT8 file against the float one on held-out pictures and in time, said aloud."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx
+
+from calibration.score import AGREEMENT, MIOU, Judge
+from calibration.timing import NOT_MEASURED, SIMULATION, interleaved
+
+WORSE = {MIOU: 0.3, AGREEMENT: 5.0}
+"""Points that INT8 may lose without a warning: of mIoU, and of labels that equal FP32's, most of them at borders."""
+
+
+def checked(
+    model: onnx.ModelProto, int8: onnx.ModelProto, judge: Judge, max_drop: float | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """ "held_out", "speed" and "warnings" of an INT8 graph against the float one, for the metadata and `text_of`.
+
+    max_drop: points that may be lost without a warning, None for WORSE. "speed" is "not measured" where the judge's
+    engine only simulates INT8.
+    """
+    score, limit = judge.score(int8, "INT8"), WORSE[judge.figure] if max_drop is None else max_drop
+    loss, warnings = judge.loss(score), []
+    if loss > limit:
+        warnings.append(
+            f"INT8 is worse than float: {judge.figure} {score.value:.2f} % against {judge.baseline.value:.2f} % on "
+            f"{len(judge.pictures)} held-out images, {limit:g} points may be lost"
+        )
+    losses = judge.class_losses(score)
+    worst = max(losses, key=lambda name: losses[name])
+    held_out = {
+        **judge.facts(), "int8": score.value, "loss": loss,
+        "loss_interval": judge.loss_interval(score), "agreement": score.agreement,
+        "sqnr_db": score.sqnr_db if math.isfinite(score.sqnr_db) else None,
+        "worst_class": {"name": worst, "loss": losses[worst]},
+    }  # fmt: skip
+    speed: Any = NOT_MEASURED
+    if judge.engine != SIMULATION:
+        variants = {"float": model, "int8": int8}
+        times = interleaved(variants, judge.pictures.inputs, judge.engine, judge.threads, quiet=quiet)
+        ratio = times.ratio_to_first["int8"]
+        speed = {"float_ms": times.ms["float"], "int8_ms": times.ms["int8"], "int8_to_float": ratio, **times.facts()}
+        if ratio["median"] > 1:
+            warnings.append(
+                f"INT8 is slower than float here: {times.ms['int8']['median']:.1f} ms against "
+                f"{times.ms['float']['median']:.1f} ms on {times.engine}. Use the float file on this machine"
+            )
+    return {"held_out": held_out, "speed": speed, "warnings": warnings}
+
+
+def text_of(check: dict[str, Any]) -> str:
+    """What `checked` found as two lines, and a line for each warning."""
+    held_out, speed = check["held_out"], check["speed"]
+    worst, (low, high) = held_out["worst_class"], held_out["loss_interval"]
+    lines = [
+        f"held out: {held_out['figure']} {held_out['int8']:.2f} % against {held_out['float']:.2f} % in float, a loss "
+        f"of {held_out['loss']:.2f} (95 % interval over pictures {low:.2f} to {high:.2f}; most: {worst['name']}, "
+        f"{worst['loss']:.2f}), {held_out['agreement']:.2f} % equal labels, {held_out['images']} images of "
+        f"{held_out['source']}, {held_out['engine']}"
+    ]
+    if speed == NOT_MEASURED:
+        lines.append("speed: not measured, because ONNX Runtime only simulates INT8 (OpenVINO and TensorRT do not)")
+    else:
+        ratio = speed["int8_to_float"]
+        lines.append(
+            f"speed: {speed['int8_ms']['median']:.2f} ms against {speed['float_ms']['median']:.2f} ms in float, "
+            f"{1 / ratio['median']:.2f} times as fast ({1 / ratio['high']:.2f} to {1 / ratio['low']:.2f}), network "
+            f"alone on {speed['engine']}"
+        )
+    return "\n".join([*lines, *(f"WARNING: {warning}" for warning in check["warnings"])])
