@@ -197,7 +197,7 @@ def test_the_command_line_says_what_contradicts_the_file(
         (["--weights", "none", "--aux-stages", "3,5"], "stages of 1 to 4"),
         (["--weights", "none", "--aux-stages", "three"], "whole numbers with commas"),
         (["--weights", "none", "--head-channels", "0"], "--head-channels is 0: it must be 1 to"),
-        (["--init", "best.pt", "--aux-stages", "none"], "--init takes aux-stages from the checkpoint"),
+        (["--init", "best.pt", "--aux-stages", "none"], "the network from the checkpoint: leave out --aux-stages"),
     ):
         capsys.readouterr()
         assert main([*common, *flags]) == 2
