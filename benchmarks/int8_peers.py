@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,8 @@ def compared(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     files = {"fp32": args.model}
     for number, flags in enumerate(args.ours or [""]):
-        files[f"pspnet {flags}".strip()] = ours(args, flags, folder / f"pspnet{number}.onnx")
+        path = ours(args, flags, folder / f"pspnet{number}.onnx")
+        files[f"pspnet {path.name if flags.endswith('.onnx') else flags}".strip()] = path
     for name in args.peers.split(","):
         if path := theirs(name, args.model, images, folder / f"{name}.onnx"):
             files[name] = path
@@ -180,12 +183,18 @@ def theirs(name: str, model: Path, images: CalibrationImages, output: Path) -> P
     if output.is_file() and made.items() <= (extra(output, MADE_BY) or {}).items():
         return output
     start = time.perf_counter()
-    quantise(model, images.inputs, output)
+    in_own_process(quantise, model, images.inputs, output)
     made["seconds"] = time.perf_counter() - start
     result = onnx.load(output)
     attach_spec(result, spec_from_model(read_model(model)), precision="int8", **{MADE_BY: made})
     onnx.save(result, output)
     return output
+
+
+def in_own_process(quantise: Quantise, *arguments: Any) -> None:
+    """Call a tool where its threads and changes do not stay: Model-Optimizer alters ONNX Runtime's quantiser."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(quantise, *arguments).result()
 
 
 def confusions_of(candidate: Candidate, dataset: Dataset) -> np.ndarray:

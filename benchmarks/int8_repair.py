@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--checkpoint", default=str(ROOT / "weights" / "pspnet_mobilenet_v2_camvid11.pt"))
     options.add_argument("--size", default=None, help="HxW of the network's input (default: the checkpoint's)")
     options.add_argument("--cases", default=",".join(CASES[1:]), help=f"some of {','.join(CASES)}")
-    options.add_argument("--octaves", type=float, default=5.0, help="by how many powers of two channels differ")
+    options.add_argument("--octaves", type=float, default=6.0, help="by how many powers of two channels differ")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--method", default="minmax", help="of the ranges")
     options.add_argument("--images", type=int, default=32, help="calibration images")

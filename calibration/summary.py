@@ -16,7 +16,7 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
         f"{summary['method']}; table {Path(output).with_suffix('.json')}",
         f"calibrated on {summary['images']} images of {summary['source']}{_coverage(summary['class_percent'])}",
     ]
-    lines += [f"{half_path(output)}: the same integers, typed fp16"] if summary.get("fp16") else []
+    lines += [f"{half_path(output)}: the same scales and integer weights, typed fp16"] if summary.get("fp16") else []
     lines += [share.text_of(name, facts) for name, facts in summary["int8_share"].items()]
     if rows := summary.get("compared"):
         facts = summary["held_out"]

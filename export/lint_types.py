@@ -118,7 +118,8 @@ def typing(graph: Graph, target: Target) -> Iterator[Finding]:
     kinds, half = graph.weighted_types(), TensorProto.FLOAT16
     if target.strongly_typed and kinds and half not in kinds and TensorProto.BFLOAT16 not in kinds:
         what = "all but the INT8 layers run in fp32" if graph.has_qdq() else "every layer runs in fp32"
-        text = f"TensorRT 11 keeps the file's types: {what}. Build a typed fp16 file (ours: `pspnet export --fp16`)"
+        verb = "calibrate" if graph.has_qdq() else "export"
+        text = f"TensorRT 11 keeps the file's types: {what}. Build a typed fp16 file (ours: `pspnet {verb} --fp16`)"
         yield at_tensor("note", "typing", "", text)
     if half in kinds and target.family == TENSORRT and not target.strongly_typed:
         yield at_tensor("note", "typing", "", HALF_IN_WEAK)

@@ -18,15 +18,15 @@ from pspnet.metadata import extra, read_model, spec_from_model
 from runtime.runner import open_runner
 
 CLASSES = 4
+LABELS = np.random.default_rng(0).integers(0, CLASSES, (12, 200))  # of 12 pictures
 EXACT = 1e-9  # percent: sums of a few integers in float64
 SAME = 1e-4  # of the largest logit: one network in two memory formats sums in another order
 
 
-def pictures(seed: int, wrong: float) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of 12 pictures, and predictions of which the share `wrong` is drawn anew."""
+def predictions(labels: np.ndarray, seed: int, wrong: float) -> np.ndarray:
+    """`labels`, of which the share `wrong` is drawn anew."""
     random = np.random.default_rng(seed)
-    labels = random.integers(0, CLASSES, (12, 200))
-    return labels, np.where(random.random(labels.shape) < wrong, random.integers(0, CLASSES, labels.shape), labels)
+    return np.where(random.random(labels.shape) < wrong, random.integers(0, CLASSES, labels.shape), labels)
 
 
 def counts_of(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -35,22 +35,18 @@ def counts_of(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def test_the_loss_is_the_difference_of_sklearns_scores() -> None:
-    labels, good = pictures(0, 0.2)
-    _, bad = pictures(0, 0.4)
-    found = int8_peers.miou_loss(counts_of(labels, good), counts_of(labels, bad))
-    scores = [100 * jaccard_score(labels.ravel(), x.ravel(), average="macro") for x in (good, bad)]
+    good, bad = predictions(LABELS, 1, 0.2), predictions(LABELS, 1, 0.4)
+    found = int8_peers.miou_loss(counts_of(LABELS, good), counts_of(LABELS, bad))
+    scores = [100 * jaccard_score(LABELS.ravel(), x.ravel(), average="macro") for x in (good, bad)]
     assert found["loss"] == pytest.approx(scores[0] - scores[1], abs=EXACT)
     assert 0 < found["low"] < found["loss"] < found["high"]
 
 
 def test_networks_that_err_equally_often_cannot_be_told_apart() -> None:
-    labels, predicted = pictures(1, 0.3)
-    _, other = pictures(2, 0.3)
-    same = counts_of(labels, predicted)
-    assert int8_peers.miou_loss(same, same) == {"loss": 0.0, "low": 0.0, "high": 0.0}
-    mistakes = counts_of(labels, np.where(predicted == labels, predicted, other))  # others, at the same pixels
-    found = int8_peers.miou_loss(same, np.concatenate([same[:6], mistakes[6:]]))
-    assert found["low"] < found["high"]
+    one, other = (counts_of(LABELS, predictions(LABELS, seed, 0.3)) for seed in (1, 2))
+    assert int8_peers.miou_loss(one, one) == {"loss": 0.0, "low": 0.0, "high": 0.0}
+    found = int8_peers.miou_loss(one, other)
+    assert found["low"] < 0 < found["high"]
 
 
 def test_absent_tools_are_named_and_left_out(
@@ -93,6 +89,7 @@ def test_a_file_is_made_once_for_a_network_and_its_pictures(
         calls.append(len(images))
         onnx.save(onnx.load(model), output)
 
+    monkeypatch.setattr(int8_peers, "in_own_process", lambda tool, *arguments: tool(*arguments))
     monkeypatch.setitem(int8_peers.PEERS, "json", (quantise, "pip install json"))
     monkeypatch.setattr(json, "__version__", "2.0.9", raising=False)
     spec = spec_from_model(read_model(small_onnx))
