@@ -1,6 +1,6 @@
 """INT8 of this project and of other tools: one network, one set of calibration pictures, one engine, one evaluation.
 
-pip install -e ".[cpu,peers]"       # in an environment of its own: Model-Optimizer brings older ONNX packages
+pip install -e ".[peers]"            # in an environment of its own: Model-Optimizer brings older ONNX packages
 python benchmarks/int8_peers.py model.onnx --data DIR --split val --json docs/results/int8-peers.json
 python benchmarks/int8_peers.py model.onnx --data DIR --ours "--method auto --bias-correction" --files FOLDER
 

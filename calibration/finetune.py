@@ -76,7 +76,7 @@ def finetuned(
 
 def student_of(model: onnx.ModelProto, table: CalibrationTable) -> TorchGraph:
     """The quantised form of a float graph to be trained, with the weights as they are before rounding."""
-    student = TorchGraph(quantized(model, table))
+    student = TorchGraph(quantized(model, table, keep_clips=True))
     exact = {tensor.name: tensor for tensor in model.graph.initializer}
     for name in student.weights.values():
         student.set_value(name, numpy_helper.to_array(exact[name]))

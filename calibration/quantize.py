@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +37,12 @@ def scale_from_amax(amax: float | Sequence[float] | np.ndarray) -> np.ndarray:
     return np.maximum(above.astype(np.float32), np.float32(SMALLEST_SCALE))
 
 
-def quantized(model: onnx.ModelProto, table: CalibrationTable) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, table: CalibrationTable, keep_clips: bool = False) -> onnx.ModelProto:
     """A copy of `model` with Q/DQ around the inputs and weights of its convolutions; types outside stay float32.
+
+    A Clip (ReLU6) whose bound is at or above where its quantiser saturates becomes a Relu, which gives the same
+    integers and which engines fuse into the convolution at less cost. keep_clips leaves them, for scales that are
+    still to change.
 
     Weights stay float32 in the file behind a Q and a DQ per output channel, the form that every TensorRT from 8 to 11
     takes, but already as the values that INT8 represents: Q then finds the same integers however it divides, in
@@ -59,6 +64,8 @@ def quantized(model: onnx.ModelProto, table: CalibrationTable) -> onnx.ModelProt
         before += _qdq(graph, weight, _round_weights(graph, weight, table.weights.get(name)), 0)
         _redirect(nodes[name], weight, f"{weight}_dq")
     _insert(graph, before, added)
+    if not keep_clips:
+        _relu_for_idle_clips(graph, {tensor: float(scale_from_amax(table.amax[tensor])) for tensor in added})
     return result
 
 
@@ -73,6 +80,23 @@ def _check_belongs(graph: onnx.GraphProto, placement: Placement, table: Calibrat
                 f"the calibration table has {len(amax)} weight ranges for {name}, the graph has "
                 f"{channels.get(name, 'no such convolution')}: calibrate this very ONNX file"
             )
+
+
+def _relu_for_idle_clips(graph: onnx.GraphProto, scales: dict[str, float]) -> None:
+    """Values above 126.5 steps all become 127, so a bound above that, by more than float32 divides, changes nothing."""
+    readers = Counter(name for node in graph.node for name in node.input)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        tensor = node.output[0]
+        if node.op_type != "Clip" or tensor not in scales or readers[tensor] > 1:
+            continue
+        low, high = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+        if low == 0 and high >= (LARGEST - 0.25) * scales[tensor]:
+            node.op_type = "Relu"
+            readers.subtract(node.input[1:])
+            del node.input[1:]
+    for name in [name for name, count in readers.items() if not count and name in constants]:
+        graph.initializer.remove(constants[name])
 
 
 def _round_weights(graph: onnx.GraphProto, weight: str, amax: list[float] | None) -> np.ndarray:

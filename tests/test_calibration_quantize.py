@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.calibrate import calibrate
+from calibration.placement import place
 from calibration.quantize import quantized
 from calibration.table import CalibrationTable
 from pspnet.cli import main
@@ -106,6 +108,31 @@ def test_quantised_values_equal_a_numpy_simulation() -> None:
     rounded = np.rint(weight / weight_scale) * weight_scale
     expected = np.einsum("nchw,oc->nohw", activation, rounded[:, :, 0, 0])
     assert np.abs(got - expected).max() <= SIMULATION_LIMIT * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("amax", "idle"), [(3.0, True), (6.0, True), (6.1, False), (12.0, False)])
+def test_a_clip_that_the_quantiser_makes_idle_becomes_a_relu(small_onnx: Path, amax: float, idle: bool) -> None:
+    model = read_model(small_onnx)
+    ranges = dict.fromkeys(place(model).activations, amax)
+    table = CalibrationTable("", "minmax", "", {}, ranges)
+    with_clips, without = (quantized(model, table, keep_clips=keep) for keep in (True, False))
+    counts = [Counter(node.op_type for node in graph.graph.node) for graph in (with_clips, without)]
+    assert counts[0]["Clip"] > 20 and counts[1]["Clip"] == (0 if idle else counts[0]["Clip"])
+    assert counts[0]["Clip"] + counts[0]["Relu"] == counts[1]["Clip"] + counts[1]["Relu"]
+    used = {name for node in without.graph.node for name in node.input}
+    assert {tensor.name for tensor in without.graph.initializer} <= used
+    image = np.random.default_rng(11).integers(0, 256, (1, *read_spec(small_onnx).input_size, 3), np.uint8)
+    before, after = (session_from_model(m).run(["logits"], {"image": image})[0] for m in (with_clips, without))
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_clip_that_something_else_reads_stays(small_onnx: Path) -> None:
+    model = read_model(small_onnx)
+    clip = next(node for node in model.graph.node if node.op_type == "Clip")
+    model.graph.node.append(onnx.helper.make_node("Identity", [clip.output[0]], ["watched"], "watch"))
+    table = CalibrationTable("", "minmax", "", {}, dict.fromkeys(place(model).activations, 6.0))
+    left = [node.output[0] for node in quantized(model, table).graph.node if node.op_type == "Clip"]
+    assert left == [clip.output[0]]
 
 
 def test_openvino_agrees_with_the_simulation_and_both_differ_from_float(int8: Path, small_onnx: Path) -> None:
