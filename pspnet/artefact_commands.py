@@ -159,9 +159,14 @@ def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
 
 def _check_no_pictures(args: argparse.Namespace, reason: str) -> None:
     """PspnetError for flags about what is measured on pictures, where none are read."""
-    flags = ("data", "sensitivity", "max_miou_drop", "class_floor", "device", "finetune", "equalise", "bias_correction")
-    if stray := next((name for name in flags if getattr(args, name)), None):
-        raise PspnetError(f"{reason}: leave out --{stray.replace('_', '-')}")
+    unset = {
+        "data": None, "dataset": "auto", "split": None, "images": None, "method": "percentile", "percentile": 99.99,
+        "held_out": 24, "check": None, "resamples": 0, "sensitivity": None, "max_miou_drop": None, "class_floor": [],
+        "device": None, "finetune": None, "equalise": False, "bias_correction": False, "force": False,
+    }  # fmt: skip
+    if stray := next((name for name, value in unset.items() if getattr(args, name) != value), None):
+        flag = "no-check" if stray == "check" and not args.check else stray.replace("_", "-")
+        raise PspnetError(f"{reason}: leave out --{flag}")
 
 
 def _check_onnx_name(output: str | Path) -> None:

@@ -188,12 +188,20 @@ def test_a_table_that_does_not_fit_is_refused(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_table_and_pictures_exclude_each_other(
-    twins: tuple[Path, Path], small_onnx: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data", str(CAMVID)], ["--images", "8"], ["--method", "mse"], ["--percentile", "99.9"], ["--no-check"],
+        ["--check"], ["--held-out", "8"], ["--split", "val"], ["--force"], ["--equalise"], ["--class-floor", "Sky=1"],
+    ],
+    ids=lambda flags: flags[0],
+)  # fmt: skip
+@pytest.mark.parametrize("instead", ["--table", "--rerank"])
+def test_a_table_and_what_is_measured_on_pictures_exclude_each_other(
+    flags: list[str], instead: str, small_onnx: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    table = str(twins[0].with_suffix(".json"))
-    assert main(["calibrate", str(small_onnx), "--table", table, "--data", str(CAMVID)]) == 2
-    assert "leave out --data" in capsys.readouterr().err
+    assert main(["calibrate", str(small_onnx), instead, "t.json", *flags]) == 2
+    assert f"leave out {flags[0]}\n" in capsys.readouterr().err
 
 
 def test_scales_are_the_next_half_above() -> None:
