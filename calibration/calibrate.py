@@ -72,6 +72,8 @@ def calibrate(
     held_out = held_out or HeldOutChoice()
     _check_choice(method, percentile, held_out, mix)
     model, spec = _float_model(model_path)
+    if mix and mix.budget:
+        mix.budget.check_names(spec.class_names)
     table_path = Path(output).with_suffix(".json")
     if table_path.exists():
         _check_is_table(table_path)
@@ -118,7 +120,7 @@ def calibrate_from_table(
     summary = {
         "method": table.method, "source": table.source, "images": len(table.images), "onnx_sha256": table.onnx_sha256,
         "int8_convolutions": len(place(model, table.float_layers).convolutions),
-        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node), "class_percent": None,
+        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
         "unchecked": f"written again from {Path(table_path).name}",
     }  # fmt: skip
     return write_artefacts(model, table, output, summary, fp16)

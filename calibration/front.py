@@ -96,13 +96,26 @@ def reranked(
     front = read_json(path, "front", "`pspnet calibrate --front` writes one")
     if not isinstance(front, dict) or front.get("kind") != KIND:
         raise PspnetError(f"{path} is no front: give the JSON file that `pspnet calibrate --front` wrote")
-    if front["network_sha256"] != network_sha256(model):
+    if front.get("network_sha256") != network_sha256(model):
         raise PspnetError(
             f"{path} belongs to another network, or to one that was repaired before the search: give the ONNX file "
             "that it was made of, or calibrate here"
         )
+    _check_whole(front, path)
     noise = np.random.default_rng(0).integers(0, 256, (1, *spec_from_model(model).input_size, 3), np.uint8)
     return timed(front, model, [noise], engine, threads, quiet)
+
+
+def _check_whole(front: dict[str, Any], path: str | Path) -> None:
+    """PspnetError where a front lacks what ranking needs."""
+    rows: Any = front.get("mixes")
+    row_keys = {"float_layers", "value", "loss", "missed", "cost_ms", "time_ms", "pareto"}
+    whole = {"network_sha256", "table", "all_float", "budget", "figure", "chosen"} <= front.keys() and (
+        isinstance(rows, list) and all(isinstance(row, dict) and row_keys <= row.keys() for row in rows)
+    )
+    if not whole or not isinstance(front["chosen"], int) or not 0 <= front["chosen"] < len(rows):
+        raise PspnetError(f"{path} is no whole front: search again with `pspnet calibrate --front`")
+    CalibrationTable.from_raw(front["table"], path)
 
 
 def milliseconds(row: Mapping[str, Any]) -> float:

@@ -117,7 +117,7 @@ def rerank(
     summary = {
         "method": table.method, "source": table.source, "images": len(table.images), "onnx_sha256": table.onnx_sha256,
         "int8_convolutions": len(place(model, table.float_layers).convolutions),
-        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node), "class_percent": None,
+        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
         "unchecked": f"ranked again: {result['figure']} {chosen['value']:.2f} % was measured at the search",
         "search": facts_of(result),
     }  # fmt: skip

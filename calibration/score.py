@@ -118,11 +118,12 @@ class Judge:
             with open_runner(path if path.exists() else model, self.engine, self.threads) as runner:  # type: ignore[arg-type]
                 self.engine = runner.engine
                 hidden = self._quiet or title is None
-                bar = tqdm(self.pictures.inputs, desc=title, unit="image", leave=False, disable=hidden)
-                for image, geometry in zip(bar, self.pictures.geometries, strict=True):
-                    logits = runner.infer(image)
-                    check_finite(logits, runner)
-                    yield logits[0], from_logits_at_camera(logits[0], geometry, self.spec.align_corners)
+                # Closed here: a bar that the garbage collector closes can swallow a Ctrl-C.
+                with tqdm(self.pictures.inputs, desc=title, unit="image", leave=False, disable=hidden) as bar:
+                    for image, geometry in zip(bar, self.pictures.geometries, strict=True):
+                        logits = runner.infer(image)
+                        check_finite(logits, runner)
+                        yield logits[0], from_logits_at_camera(logits[0], geometry, self.spec.align_corners)
 
     def _scored(self, results: Iterator[tuple[np.ndarray, np.ndarray]]) -> Score:
         counts, same, seen, signal, noise = [], 0, 0, 0.0, 0.0

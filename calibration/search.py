@@ -40,14 +40,22 @@ class Budget:
             if losses[name] > limit
         ]
 
-    def check(self, judge: Judge) -> None:
-        """PspnetError where a class is unknown, or on no held-out picture, or a limit is below 0."""
-        if self.max_drop < 0 or any(limit < 0 for limit in self.class_floors.values()):
-            raise PspnetError("a budget is below 0: --max-miou-drop and --class-floor say how many points may be lost")
+    def check_names(self, classes: Sequence[str]) -> None:
+        """PspnetError where a class is unknown, or a limit is no number of points from 0 to 100."""
+        for points in (self.max_drop, *self.class_floors.values()):
+            if not 0 <= points <= 100:
+                raise PspnetError(
+                    f"a budget of {points:g} points: --max-miou-drop and --class-floor say how many may be lost, from "
+                    "0 to 100"
+                )
         for name in self.class_floors:
-            if name not in judge.spec.class_names:
-                known = ", ".join(judge.spec.class_names)
-                raise PspnetError(f"--class-floor {name}: the network has no such class, only {known}")
+            if name not in classes:
+                raise PspnetError(f"--class-floor {name}: the network has no such class, only {', '.join(classes)}")
+
+    def check(self, judge: Judge) -> None:
+        """PspnetError where `check_names` finds fault, or a class is on no held-out picture."""
+        self.check_names(judge.spec.class_names)
+        for name in self.class_floors:
             if name not in judge.class_losses(judge.baseline):
                 raise PspnetError(f"--class-floor {name}: no held-out picture holds it. Give more with --held-out")
 

@@ -14,7 +14,7 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
     lines = [
         f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
         f"{summary['method']}; table {Path(output).with_suffix('.json')}",
-        f"calibrated on {summary['images']} images of {summary['source']}{_coverage(summary['class_percent'])}",
+        f"calibrated on {summary['images']} images of {summary['source']}{_coverage(summary.get('class_percent', {}))}",
     ]
     lines += [f"{half_path(output)}: the same scales and integer weights, typed fp16"] if summary.get("fp16") else []
     lines += [share.text_of(name, facts) for name, facts in summary["int8_share"].items()]
@@ -45,9 +45,11 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
 
 
 def _coverage(class_percent: dict[str, float] | None) -> str:
-    """Which classes the calibration pictures show, by their share of the labelled pixels."""
+    """Which classes the calibration pictures show, by their share of the labelled pixels; {} where nobody looked."""
     if class_percent is None:
         return ", without labels"
+    if not class_percent:
+        return ""
     seen = {name: share for name, share in class_percent.items() if share}
     rarest = min(seen, key=lambda name: seen[name])
     text = f", which show {len(seen)} of {len(class_percent)} classes (least: {rarest}, {seen[rarest]:.2g} % of pixels)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import read_json, write_json
@@ -41,7 +42,25 @@ class CalibrationTable:
         raw = read_json(path, KIND, "`pspnet calibrate` writes one")
         if not isinstance(raw, dict) or raw.pop("kind", None) != KIND:
             raise PspnetError(f"{path} is no calibration table: give the .json that `pspnet calibrate` wrote")
+        return cls.from_raw(raw, path)
+
+    @classmethod
+    def from_raw(cls, raw: Any, path: str | Path) -> CalibrationTable:
+        """A table of its fields as JSON holds them; PspnetError, naming `path`, where they are not those of a table."""
         try:
-            return cls(**raw)
-        except TypeError as error:
+            table = cls(**raw)
+            sound = all(map(_is_number, table.amax.values())) and all(
+                all(map(_is_number, row)) for row in table.weights.values()
+            )
+            sound = sound and all(isinstance(names, list) for names in (table.float_layers, table.repairs))
+        except (TypeError, AttributeError) as error:
             raise PspnetError(f"calibration table {path} is damaged: {error}. Calibrate again") from error
+        if not sound:
+            raise PspnetError(
+                f"calibration table {path} is damaged: a range is no number, or a list no list. Calibrate again"
+            )
+        return table
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

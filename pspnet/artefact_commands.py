@@ -159,7 +159,7 @@ def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
 
 def _check_no_pictures(args: argparse.Namespace, reason: str) -> None:
     """PspnetError for flags about what is measured on pictures, where none are read."""
-    unset = {
+    unset: dict[str, object] = {
         "data": None, "dataset": "auto", "split": None, "images": None, "method": "percentile", "percentile": 99.99,
         "held_out": 24, "check": None, "resamples": 0, "sensitivity": None, "max_miou_drop": None, "class_floor": [],
         "device": None, "finetune": None, "equalise": False, "bias_correction": False, "force": False,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -59,6 +60,13 @@ def codes(model: onnx.ModelProto, names: list[str], values: np.ndarray) -> list[
     return session_from_model(single, 1).run(None, {"x": values})
 
 
+OLD_ORT = pytest.mark.skipif(
+    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31),
+    reason="older ONNX Runtimes (1.23 was tried) do not divide in float32 where they quantise float16",
+)
+
+
+@OLD_ORT
 def test_every_activation_gets_the_same_integers_in_both(twins: tuple[Path, Path]) -> None:
     plain, half = map(read_model, twins)
     stored = constants_of(plain)
@@ -70,6 +78,7 @@ def test_every_activation_gets_the_same_integers_in_both(twins: tuple[Path, Path
         np.testing.assert_array_equal(one, other, name)
 
 
+@OLD_ORT
 def test_every_weight_has_the_same_integers_in_both(twins: tuple[Path, Path], small_onnx: Path) -> None:
     found = []
     exact = constants_of(read_model(small_onnx))
@@ -169,6 +178,10 @@ def test_a_table_writes_its_graph_again(twins: tuple[Path, Path], small_onnx: Pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"amax": {"image.add": "abc"}}, "a range is no number"),
+        ({"weights": {"conv": ["1"]}}, "a range is no number"),
+        ({"float_layers": "conv"}, "a list no list"),
+        ({"amax": [1.0]}, "is damaged"),
         ({"onnx_sha256": "0" * 64}, "belongs to the ONNX file with SHA-256 000000000000"),
         ({"repairs": ["bias correction"]}, "weights that were changed (bias correction)"),
         ({"amax": {}}, "no range for"),

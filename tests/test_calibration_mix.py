@@ -61,13 +61,30 @@ def test_search_sensitivity_and_front_from_the_command_line(
     assert timed["time"]["engine"] == "openvino" and chosen["time_ms"]["median"] > 0 and not chosen["missed"]
     assert int8_inputs(again) == {"first", "second", "third", "fourth"} - set(chosen["float_layers"])
 
+    for change in (
+        {"mixes": ["x"]},
+        {"chosen": 99},
+        {"table": {**front["table"], "amax": {"x": "abc"}}},
+        {"mixes": None},
+    ):
+        write_json(tmp_path / "damaged.json", {**front, **change})
+        files = {path.name for path in tmp_path.iterdir()}
+        assert (
+            main(["calibrate", str(net), "-o", str(tmp_path / "no.onnx"), "--rerank", str(tmp_path / "damaged.json")])
+            == 2
+        )
+        message = capsys.readouterr().err
+        assert ("is no whole front" in message or "is damaged" in message) and message.count("\n") == 1
+        assert {path.name for path in tmp_path.iterdir()} == files
+
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--front", "f.json"], "--front belongs to a search"),
         (["--class-floor", "Sky=1"], "--class-floor belongs to a search"),
-        (["--max-miou-drop", "-1"], "below 0"),
+        (["--max-miou-drop", "-1"], "budget of -1 points"),
+        (["--max-miou-drop", "nan"], "budget of nan points"),
         (["--max-miou-drop", "1", "--device", "toaster"], "no peak rates"),
         (["--max-miou-drop", "1", "--front", "f.svg"], "must end in .json or .png"),
         (["--max-miou-drop", "1", "--no-check"], "leave out --no-check"),

@@ -83,7 +83,7 @@ def test_a_budget_that_nothing_keeps_is_refused() -> None:
 @pytest.mark.parametrize(
     ("floors", "words"),
     [(["Pedestrian"], "CLASS=POINTS"), (["=1"], "CLASS=POINTS"), (["Sky=much"], "CLASS=POINTS"),
-     (["Moon=1"], "no such class"), (["Sky=-1"], "below 0")],
+     (["Moon=1"], "no such class"), (["Sky=-1"], "budget of -1 points"), (["Sky=nan"], "budget of nan points")],
 )  # fmt: skip
 def test_bad_floors_are_refused(floors: list[str], words: str) -> None:
     judge = outlier_net.judge_of(outlier_net.network(None))

@@ -222,6 +222,13 @@ def refused_by_openvino(model: onnx.ModelProto, path: Path) -> bool:
     return False
 
 
+LINTED_ORT = (1, 31)
+
+
+def version(module: Any) -> tuple[int, ...]:
+    return tuple(map(int, module.__version__.split(".")[:2]))
+
+
 TRIED = {"opset", "ir-version", "operator", "float64", "fp16-qdq", "scale-type", "resize-mode"}
 ENGINES = {case[0]: case for case in CASES if case[0] in TRIED and case[1] in (OV, ORT) and case[2] == "refused"}
 
@@ -230,6 +237,8 @@ ENGINES = {case[0]: case for case in CASES if case[0] in TRIED and case[1] in (O
 def test_the_engines_here_refuse_what_the_lint_says(
     rule: str, target: str, severity: str, bad: onnx.ModelProto, good: Any, tmp_path: Path
 ) -> None:
+    if target == ORT and rule in ("opset", "ir-version") and version(onnxruntime) < LINTED_ORT:
+        pytest.skip("these limits are those of ONNX Runtime 1.31, which takes more than the one that is installed")
     refused: Callable[[onnx.ModelProto], bool] = (
         refused_by_ort if target == ORT else lambda model: refused_by_openvino(model, tmp_path / "m.onnx")
     )
@@ -269,4 +278,4 @@ def test_inspect_prints_groups_and_stores_every_finding(
     lines = [line for line in capsys.readouterr().out.splitlines() if "relu-qdq" in line]
     stored = json.loads((tmp_path / "i.json").read_text())["lint"]
     count = sum(finding["rule"] == "relu-qdq" for finding in stored["findings"])
-    assert stored["target"] == ORT and len(lines) == 1 and f"{count} x Clip" in lines[0] and count > 30
+    assert stored["target"] == ORT and len(lines) == 1 and f"{count} x Relu" in lines[0] and count > 30
