@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from calibration.placement import place
 from calibration.quantize import quantized
 from calibration.share import installed_shares
 from calibration.table import CalibrationTable
@@ -23,6 +24,24 @@ from runtime.fp16_typing import fp16_from_fp32, half_path
 def table_path(output: str | Path) -> Path:
     """Where the table of `output` lies: model.int8.json beside model.int8.onnx."""
     return Path(output).with_suffix(".json")
+
+
+def check_replaced(output: str | Path) -> None:
+    """PspnetError where the table of `output` would take the place of anything but an earlier table."""
+    if (path := table_path(output)).exists():
+        try:
+            CalibrationTable.load(path)
+        except PspnetError as error:
+            raise PspnetError(f"{path} is no calibration table and would be overwritten: choose another -o") from error
+
+
+def facts_of(model: onnx.ModelProto, table: CalibrationTable) -> dict[str, Any]:
+    """What every summary says of a float graph and its table."""
+    return {
+        "method": table.method, "source": table.source, "images": len(table.images), "onnx_sha256": table.onnx_sha256,
+        "int8_convolutions": len(place(model, table.float_layers).convolutions),
+        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
+    }  # fmt: skip
 
 
 def write_artefacts(

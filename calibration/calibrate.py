@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 
 from calibration import check, choose
-from calibration.artefacts import table_for, write_artefacts
+from calibration.artefacts import check_replaced, facts_of, table_for, write_artefacts
 from calibration.collect import Histograms, measured, total
-from calibration.held_out import HeldOut, held_out_pictures
+from calibration.held_out import FEWEST, HeldOut, held_out_pictures
 from calibration.hygiene import check_pictures, coverage
 from calibration.images import CalibrationImages, calibration_images
 from calibration.mix import MixChoice, with_best_mix
@@ -48,8 +48,8 @@ class HeldOutChoice:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.images < 2:
-            raise PspnetError(f"{self.images} held-out images are too few: give --held-out 2 or more")
+        if self.images < FEWEST:
+            raise PspnetError(f"{self.images} held-out images are too few: give --held-out {FEWEST} or more")
         if self.resamples < 0 or self.resamples == 1:
             raise PspnetError(f"resamples is {self.resamples}: give --resamples 2 or more, or leave it out")
         if self.resamples and self.check is False:
@@ -74,19 +74,12 @@ def calibrate(
     model, spec = _float_model(model_path)
     if mix and mix.budget:
         mix.budget.check_names(spec.class_names)
-    table_path = Path(output).with_suffix(".json")
-    if table_path.exists():
-        _check_is_table(table_path)
+    check_replaced(output)
     placement = place(model)
     images = calibration_images(data, dataset, split, count, spec, force)
     check_pictures(images, spec, data, dataset, force)
     table = CalibrationTable(sha256_of(model_path), method, images.source, images.hashes, {})
-    summary: dict[str, Any] = {
-        "method": method, "source": images.source, "images": len(images.inputs), "onnx_sha256": table.onnx_sha256,
-        "int8_convolutions": len(placement.convolutions),
-        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
-        "class_percent": coverage(images, data, dataset),
-    }  # fmt: skip
+    summary = {**facts_of(model, table), "class_percent": coverage(images, data, dataset)}
     unseen, summary["unchecked"] = _unseen(images, spec, data, dataset, held_out, method == choose.AUTO or bool(mix))
     parts = measured(model, list(placement.activations), images.inputs, images.names)
     found, *resampled = total(parts, choose.resampling(len(images.inputs), held_out.resamples))
@@ -100,9 +93,9 @@ def calibrate(
     if judge and mix:
         table, more = with_best_mix(model, table, judge, mix)
         summary |= more
-    result = quantized(model, table)
     if judge:
-        summary |= check.checked(model, result, judge, mix.budget.max_drop if mix and mix.budget else None)
+        max_drop = mix.budget.max_drop if mix and mix.budget else None
+        summary |= check.checked(model, quantized(model, table), judge, max_drop)
     return write_artefacts(model, table, output, summary, fp16, images.inputs[:OVERFLOW_PICTURES])
 
 
@@ -115,14 +108,8 @@ def calibrate_from_table(
     """
     model, _ = _float_model(model_path)
     table = table_for(model_path, table_path)
-    if (replaced := Path(output).with_suffix(".json")).exists():
-        _check_is_table(replaced)
-    summary = {
-        "method": table.method, "source": table.source, "images": len(table.images), "onnx_sha256": table.onnx_sha256,
-        "int8_convolutions": len(place(model, table.float_layers).convolutions),
-        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
-        "unchecked": f"written again from {Path(table_path).name}",
-    }  # fmt: skip
+    check_replaced(output)
+    summary = {**facts_of(model, table), "unchecked": f"written again from {Path(table_path).name}"}
     return write_artefacts(model, table, output, summary, fp16)
 
 
@@ -173,11 +160,3 @@ def _with_best_ranges(
     if judge and resampled:
         summary["resamples"] = choose.spread_of(judge, model, resampled, table, method, percentile)
     return table, (method, percentile)
-
-
-def _check_is_table(path: Path) -> None:
-    """The table takes the place of an earlier one, and of nothing else."""
-    try:
-        CalibrationTable.load(path)
-    except PspnetError as error:
-        raise PspnetError(f"{path} is not a calibration table and would be overwritten: choose another -o") from error

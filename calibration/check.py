@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import onnx
 
+from calibration.choose import figures
 from calibration.score import AGREEMENT, MIOU, Judge
 from calibration.timing import NOT_MEASURED, SIMULATION, interleaved
 
@@ -32,9 +32,8 @@ def checked(
     losses = judge.class_losses(score)
     worst = max(losses, key=lambda name: losses[name])
     held_out = {
-        **judge.facts(), "int8": score.value, "loss": loss,
-        "loss_interval": judge.loss_interval(score), "agreement": score.agreement,
-        "sqnr_db": score.sqnr_db if math.isfinite(score.sqnr_db) else None,
+        **judge.facts(), "int8": score.value, "loss_interval": judge.loss_interval(score),
+        **{name: value for name, value in figures(judge, score).items() if name != "value"},
         "worst_class": {"name": worst, "loss": losses[worst]},
     }  # fmt: skip
     speed: Any = NOT_MEASURED

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.images import spread
 from pspnet.dataset import is_dataset, list_images, open_unchecked
 from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, network_input
@@ -84,7 +85,7 @@ def held_out_pictures(
 
 def evenly_spread(length: int, count: int) -> list[int]:
     """`count` indices below `length`, evenly spread, then all others in order."""
-    first = sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist())) if length else []
+    first = sorted(spread(length, count))
     return first + sorted(set(range(length)) - set(first))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx
 
-from calibration import front, sensitivity
-from calibration.artefacts import table_path, write_artefacts
+from calibration import artefacts, front, sensitivity
+from calibration.artefacts import check_replaced, write_artefacts
 from calibration.cost import rates_of
 from calibration.placement import place
 from calibration.score import Judge
@@ -106,8 +106,7 @@ def rerank(
     new_front: where the front with its new times goes, if anywhere. fp16: write the float16-typed twin too. Returns the
     summary.
     """
-    if (replaced := table_path(output)).exists():
-        CalibrationTable.load(replaced)  # a table takes the place of an earlier one, and of nothing else
+    check_replaced(output)
     model = read_model(model_path)
     result = front.reranked(front_path, model, engine, threads, quiet)
     table = _chosen(CalibrationTable(**result["table"]), result)
@@ -115,9 +114,7 @@ def rerank(
         raise PspnetError(f"{front_path} was made of another file than {model_path}: give the one that was calibrated")
     chosen = result["mixes"][result["chosen"]]
     summary = {
-        "method": table.method, "source": table.source, "images": len(table.images), "onnx_sha256": table.onnx_sha256,
-        "int8_convolutions": len(place(model, table.float_layers).convolutions),
-        "convolutions": sum(node.op_type == "Conv" for node in model.graph.node),
+        **artefacts.facts_of(model, table),
         "unchecked": f"ranked again: {result['figure']} {chosen['value']:.2f} % was measured at the search",
         "search": facts_of(result),
     }  # fmt: skip

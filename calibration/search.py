@@ -103,7 +103,12 @@ def search(
     rows: of `sensitivities`, where they were measured already. PspnetError where no mix with INT8 in it is within it.
     """
     budget.check(judge)
-    trials = _Trials(model, table, judge, budget, rates, quiet)
+    with tqdm(desc="search", unit="mix", leave=False, disable=quiet) as bar:
+        return _searched(_Trials(model, table, judge, budget, rates, bar), rows, quiet)
+
+
+def _searched(trials: _Trials, rows: list[Sensitivity] | None, quiet: bool) -> Search:
+    model, table, judge, _, rates = trials.of
     fixed = set(table.float_layers)
     mix = trials.scored(fixed)
     if not mix.missed:
@@ -128,17 +133,17 @@ class _Trials:
     """Scores mixes, once each, and keeps them in order."""
 
     def __init__(
-        self, model: onnx.ModelProto, table: CalibrationTable, judge: Judge, budget: Budget, rates: Rates, quiet: bool
+        self, model: onnx.ModelProto, table: CalibrationTable, judge: Judge, budget: Budget, rates: Rates, bar: tqdm
     ) -> None:
         self.mixes: list[Mix] = []
-        self._of = model, table, judge, budget, rates
-        self._bar = tqdm(desc="search", unit="mix", leave=False, disable=quiet)
+        self.of = model, table, judge, budget, rates
+        self._bar = bar
 
     def scored(self, float_layers: set[str]) -> Mix:
         wanted = tuple(sorted(float_layers))
         if found := next((mix for mix in self.mixes if mix.float_layers == wanted), None):
             return found
-        model, table, judge, budget, rates = self._of
+        model, table, judge, budget, rates = self.of
         graph = mixed(model, table, wanted)
         score = judge.score(graph, None)
         missed = tuple(budget.missed(judge, score))

@@ -6,6 +6,12 @@ import argparse
 
 from pspnet.shared_arguments import DATASETS, add_data, add_engine
 
+OF_PICTURES = (
+    "data", "dataset", "split", "images", "method", "percentile", "held_out", "check", "resamples", "sensitivity",
+    "max_miou_drop", "class_floor", "device", "finetune", "equalise", "bias_correction", "force",
+)  # fmt: skip
+"""Arguments of calibrate that are about pictures, and so are left out beside --table and --rerank."""
+
 
 def add_export(verbs: argparse._SubParsersAction) -> None:
     """`pspnet export`."""
@@ -105,6 +111,7 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
     verb.add_argument("--json", help="write the summary here too")
+    verb.set_defaults(unset={name: verb.get_default(name) for name in OF_PICTURES})
 
 
 def add_run(verbs: argparse._SubParsersAction) -> None:

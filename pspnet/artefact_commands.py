@@ -123,9 +123,10 @@ def calibrate(args: argparse.Namespace) -> None:
 
 def _artefacts(output: Path, fp16: bool) -> list[Path]:
     """What calibrate writes: the graph, its table and, if asked for, its float16-typed twin."""
+    from calibration.artefacts import table_path
     from runtime.fp16_typing import half_path
 
-    return [output, output.with_suffix(".json"), *([half_path(output)] if fp16 else [])]
+    return [output, table_path(output), *([half_path(output)] if fp16 else [])]
 
 
 def _from_table(args: argparse.Namespace, model: Path, output: Path) -> None:
@@ -159,12 +160,7 @@ def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
 
 def _check_no_pictures(args: argparse.Namespace, reason: str) -> None:
     """PspnetError for flags about what is measured on pictures, where none are read."""
-    unset: dict[str, object] = {
-        "data": None, "dataset": "auto", "split": None, "images": None, "method": "percentile", "percentile": 99.99,
-        "held_out": 24, "check": None, "resamples": 0, "sensitivity": None, "max_miou_drop": None, "class_floor": [],
-        "device": None, "finetune": None, "equalise": False, "bias_correction": False, "force": False,
-    }  # fmt: skip
-    if stray := next((name for name, value in unset.items() if getattr(args, name) != value), None):
+    if stray := next((name for name, value in args.unset.items() if getattr(args, name) != value), None):
         flag = "no-check" if stray == "check" and not args.check else stray.replace("_", "-")
         raise PspnetError(f"{reason}: leave out --{flag}")
 
