@@ -53,4 +53,4 @@ class CpuSegmenter:
         result = self._labels_at_camera(output[0], geometry, self.spec.align_corners)
         done = time.perf_counter_ns()
         times = {"pre": (ready - start) / 1e6, "infer": (inferred - ready) / 1e6, "labels": (done - inferred) / 1e6}
-        return Segmentation(frame, result, times)
+        return Segmentation(frame, result, times, geometry)
