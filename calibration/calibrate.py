@@ -12,13 +12,14 @@ import onnx
 from calibration import check, choose
 from calibration.artefacts import check_replaced, facts_of, table_for, write_artefacts
 from calibration.collect import Histograms, measured, total
+from calibration.confirm import Judges, judges_of
 from calibration.held_out import FEWEST, HeldOut, held_out_pictures
 from calibration.hygiene import check_pictures, coverage
 from calibration.images import CalibrationImages, calibration_images
 from calibration.mix import MixChoice, with_best_mix
 from calibration.placement import place
 from calibration.quantize import quantized
-from calibration.ranges import check_method
+from calibration.ranges import PERCENTILE, check_method
 from calibration.repair import Repairs, repaired
 from calibration.score import Judge
 from calibration.table import CalibrationTable
@@ -27,6 +28,7 @@ from pspnet.errors import PspnetError
 from pspnet.files import sha256_of
 from pspnet.metadata import extra, read_model, spec_from_model
 from pspnet.spec import ModelSpec
+from pspnet.wording import counted
 from runtime.runner import check_constants
 
 OVERFLOW_PICTURES = 4
@@ -49,16 +51,33 @@ class HeldOutChoice:
 
     def __post_init__(self) -> None:
         if self.images < FEWEST:
-            raise PspnetError(f"{self.images} held-out images are too few: give --held-out {FEWEST} or more")
+            raise PspnetError(f"{counted(self.images, 'held-out image')}: too few, give --held-out {FEWEST} or more")
         if self.resamples < 0 or self.resamples == 1:
             raise PspnetError(f"resamples is {self.resamples}: give --resamples 2 or more, or leave it out")
         if self.resamples and self.check is False:
             raise PspnetError("--resamples is a spread on held-out images: leave out --no-check")
 
 
+def held_out_from_flags(
+    images: int | None, check: bool | None, resamples: int | None, engine: str, threads: int | None
+) -> HeldOutChoice:
+    """The choice that flags of the command line make, None where not given; PspnetError for one that says nothing."""
+    given = {
+        "images": images,
+        "resamples": resamples,
+        "engine": None if engine == "auto" else engine,
+        "threads": threads,
+    }
+    known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if check is False and known:
+        flag = next(iter(known)).replace("images", "held-out")
+        raise PspnetError(f"--{flag} is of the comparison on held-out images: leave out --no-check, or --{flag}")
+    return HeldOutChoice(check=check, **known)
+
+
 def calibrate(
     model_path: str | Path, output: str | Path, data: str | Path, dataset: str = "auto", split: str | None = None,
-    count: int | None = None, method: str = "percentile", percentile: float = 99.99, force: bool = False,
+    count: int | None = None, method: str = "percentile", percentile: float = PERCENTILE, force: bool = False,
     held_out: HeldOutChoice | None = None, repairs: Repairs | None = None, mix: MixChoice | None = None,
     fp16: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -80,22 +99,23 @@ def calibrate(
     check_pictures(images, spec, data, dataset, force)
     table = CalibrationTable(sha256_of(model_path), method, images.source, images.hashes, {})
     summary = {**facts_of(model, table), "class_percent": coverage(images, data, dataset)}
-    unseen, summary["unchecked"] = _unseen(images, spec, data, dataset, held_out, method == choose.AUTO or bool(mix))
+    choices = (["method"] if method == choose.AUTO else []) + (["mix"] if mix and mix.budget else [])
+    unseen, summary["unchecked"] = _unseen(images, spec, data, dataset, held_out, bool(choices or mix))
     parts = measured(model, list(placement.activations), images.inputs, images.names)
     found, *resampled = total(parts, choose.resampling(len(images.inputs), held_out.resamples))
     judge = Judge(model, unseen, held_out.engine, held_out.threads) if unseen else None
-    table, chosen = _with_best_ranges(table, summary, model, judge, found, resampled, method, percentile)
+    judges = judges_of(judge, tuple(choices)) if judge else None
+    table, chosen = _with_best_ranges(table, summary, model, judges, found, resampled, method, percentile)
     if repairs:
-        hidden = judge.pictures.hashes if judge else {}
+        hidden = unseen.hashes if unseen else {}
         learned_from = functools.partial(tuning_pictures, data, dataset, images.split, hidden, spec, images.inputs)
-        fixed = repaired(model, table, images, chosen, repairs, learned_from, judge)
+        fixed = repaired(model, table, images, chosen, repairs, learned_from, judges.final if judges else None)
         model, table, summary["repairs"] = fixed.model, fixed.table, fixed.rows
-    if judge and mix:
-        table, more = with_best_mix(model, table, judge, mix)
+    if judges and mix:
+        table, more = with_best_mix(model, table, judges, mix)
         summary |= more
-    if judge:
-        max_drop = mix.budget.max_drop if mix and mix.budget else None
-        summary |= check.checked(model, quantized(model, table), judge, max_drop)
+    if judges:
+        summary |= check.checked(model, quantized(model, table), judges, mix.budget if mix else None)
     return write_artefacts(model, table, output, summary, fp16, images.inputs[:OVERFLOW_PICTURES])
 
 
@@ -146,17 +166,17 @@ def _unseen(
 
 
 def _with_best_ranges(
-    table: CalibrationTable, summary: dict[str, Any], model: onnx.ModelProto, judge: Judge | None, found: Histograms,
+    table: CalibrationTable, summary: dict[str, Any], model: onnx.ModelProto, judges: Judges | None, found: Histograms,
     resampled: list[Histograms], method: str, percentile: float,
 ) -> tuple[CalibrationTable, tuple[str, float]]:  # fmt: skip
     """The table with the ranges of the method, and the method with its percentile.
 
     The summary gets the method, what was compared and the spread.
     """
-    if judge and method == choose.AUTO:
-        (method, percentile), summary["compared"] = choose.compared(judge, model, found, table)
+    if judges and method == choose.AUTO:
+        (method, percentile), summary["compared"] = choose.compared(judges.chooser, model, found, table)
     table = choose.with_ranges(table, found, method, percentile)
     summary["method"] = table.method
-    if judge and resampled:
-        summary["resamples"] = choose.spread_of(judge, model, resampled, table, method, percentile)
+    if judges and resampled:
+        summary["resamples"] = choose.spread_of(judges.final, model, resampled, table, method, percentile)
     return table, (method, percentile)

@@ -33,7 +33,7 @@ def compared(
         candidate = with_ranges(table, histograms, method, percentile)
         score = judge.score(quantized(model, candidate), title=candidate.method)
         values.append(score.value)
-        rows.append({"method": candidate.method} | figures(judge, score))
+        rows.append({"method": candidate.method, "images": len(judge.pictures)} | figures(judge, score))
     return CANDIDATES[int(np.argmax(values))], rows
 
 

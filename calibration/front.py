@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from tqdm import tqdm
 
+from calibration.check import over_budget
+from calibration.confirm import Judges
 from calibration.cost import rates_of, total_ms
 from calibration.placement import place
 from calibration.rates import rates_of_cpu
@@ -35,25 +38,49 @@ def device_here() -> str:
 
 
 def front_of(
-    model: onnx.ModelProto, table: CalibrationTable, judge: Judge, budget: Budget, found: Search,
+    model: onnx.ModelProto, table: CalibrationTable, judges: Judges, budget: Budget, found: Search,
     device: str | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Every mix of `found` and the float network, fit for JSON; "pareto" marks the front, "chosen" is the one to take.
 
     Those on the front of the estimate are timed on the judge's engine and ranked again, unless `device` names a device
     of the table of peak rates or the engine only simulates INT8: then "time" is "not measured", the estimate decides.
+    "unseen" of a mix is its score by the final judge, where that one has pictures that the search has not seen.
     """
+    judge = judges.chooser
     here = device is None and judge.engine != SIMULATION
     device = device or device_here()
     rates = rates_of(device)
     every = sorted({*table.float_layers, *place(model, table.float_layers).convolutions})
     exact = Mix(tuple(every), judge.baseline, 0.0, total_ms(model, rates), ())
     front = ranked({
-        "kind": KIND, **judge.facts(), "budget": dataclasses.asdict(budget), "device": device, "rates": rates.source,
-        "time": NOT_MEASURED, "network_sha256": network_sha256(model), "table": dataclasses.asdict(table),
-        "all_float": every, "mixes": [_row(mix, judge) for mix in (*found.mixes, exact)],
+        "kind": KIND, **judge.facts(), "choice": judges.facts(), "budget": dataclasses.asdict(budget),
+        "device": device, "rates": rates.source, "time": NOT_MEASURED, "network_sha256": network_sha256(model),
+        "table": dataclasses.asdict(table), "all_float": every,
+        "mixes": [_row(mix, judge) for mix in (*found.mixes, exact)],
     })  # fmt: skip
-    return timed(front, model, judge.pictures.inputs, judge.engine, judge.threads, quiet) if here else front
+    if here:
+        front = timed(front, model, judge.pictures.inputs, judge.engine, judge.threads, quiet)
+    return _confirmed(front, model, table, judges, budget, quiet) if judges.confirms else front
+
+
+def _confirmed(
+    front: dict[str, Any], model: onnx.ModelProto, table: CalibrationTable, judges: Judges, budget: Budget, quiet: bool
+) -> dict[str, Any]:
+    """The front with "unseen" of every mix that may be taken, here or on a machine with other times."""
+
+    def unseen(row: dict[str, Any]) -> dict[str, Any]:
+        judge, score = judges.final, judges.final.score(mixed(model, table, row["float_layers"]), None)
+        return {
+            "value": score.value, "loss": judge.loss(score), "loss_interval": judge.loss_interval(score),
+            "agreement": score.agreement, "warnings": over_budget(judges, score, budget),
+        }  # fmt: skip
+
+    rows = list(front["mixes"])
+    takeable = [i for i in _takeable(front, range(len(rows))) if rows[i]["pareto"] or i == front["chosen"]]
+    for index in tqdm(takeable, desc="unseen", unit="mix", leave=False, disable=quiet):
+        rows[index] = {**rows[index], "unseen": unseen(rows[index])}
+    return {**front, "mixes": rows}
 
 
 def ranked(front: dict[str, Any]) -> dict[str, Any]:
@@ -66,9 +93,14 @@ def ranked(front: dict[str, Any]) -> dict[str, Any]:
     compete = [index for index, time_ms in enumerate(times) if time_ms or not any(times)]
     points = [Point("", "", 1 / milliseconds(rows[i]), 0, 0, rows[i]["value"]) for i in compete]
     best = {index for index, undominated in zip(compete, pareto(points), strict=True) if undominated}
-    within = [i for i in compete if not rows[i]["missed"] and rows[i]["float_layers"] != front["all_float"]]
-    chosen = min(within, key=lambda index: milliseconds(rows[index]))
+    chosen = min(_takeable(front, compete), key=lambda index: milliseconds(rows[index]))
     return {**front, "mixes": [{**row, "pareto": i in best} for i, row in enumerate(rows)], "chosen": chosen}
+
+
+def _takeable(front: Mapping[str, Any], indices: Iterable[int]) -> list[int]:
+    """Those mixes that keep the budget and have INT8 in them."""
+    rows = front["mixes"]
+    return [i for i in indices if not rows[i]["missed"] and rows[i]["float_layers"] != front["all_float"]]
 
 
 def timed(
@@ -109,8 +141,8 @@ def reranked(
 def _check_whole(front: dict[str, Any], path: str | Path) -> None:
     """PspnetError where a front lacks what ranking needs."""
     rows: Any = front.get("mixes")
-    row_keys = {"float_layers", "value", "loss", "missed", "cost_ms", "time_ms", "pareto"}
-    whole = {"network_sha256", "table", "all_float", "budget", "figure", "chosen"} <= front.keys() and (
+    row_keys = {"float_layers", "value", "loss", "missed", "cost_ms", "time_ms", "pareto", "unseen"}
+    whole = {"network_sha256", "table", "all_float", "budget", "figure", "chosen", "choice"} <= front.keys() and (
         isinstance(rows, list) and all(isinstance(row, dict) and row_keys <= row.keys() for row in rows)
     )
     if not whole or not isinstance(front["chosen"], int) or not 0 <= front["chosen"] < len(rows):
@@ -137,6 +169,8 @@ def write_plot(path: str | Path, front: Mapping[str, Any]) -> None:
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     axis.plot([milliseconds(row) for row in rows], [row["value"] for row in rows], "o", color="#9aa5b1", label="mixes")
     axis.plot(*zip(*best, strict=True), "o-", color="#3b6ea5", label="Pareto front")
+    if confirmed := [(milliseconds(row), front["float"] - row["unseen"]["loss"]) for row in rows if row["unseen"]]:
+        axis.plot(*zip(*confirmed, strict=True), "x", color="#c8553d", label="with the loss on unseen pictures")
     axis.plot(milliseconds(chosen), chosen["value"], "*", markersize=16, color="#c8553d", label="chosen")
     axis.axhline(front["float"] - front["budget"]["max_drop"], color="#555", linestyle="--", label="budget")
     for row in rows:
@@ -158,7 +192,7 @@ def _row(mix: Mix, judge: Judge) -> dict[str, Any]:
         "float_layers": list(mix.float_layers), "value": mix.score.value, "loss": mix.loss,
         "loss_interval": judge.loss_interval(mix.score),
         "agreement": mix.score.agreement, "per_class": mix.score.per_class, "missed": list(mix.missed),
-        "cost_ms": mix.cost_ms, "time_ms": None,
+        "cost_ms": mix.cost_ms, "time_ms": None, "unseen": None,
     }  # fmt: skip
 
 

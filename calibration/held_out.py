@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
 from pspnet.spec import NetworkSpec
+from pspnet.wording import counted
 from runtime.source import open_source
 
 FEWEST = 2  # below this one picture decides
@@ -40,13 +41,16 @@ class HeldOut:
     def subset(self, count: int) -> tuple[HeldOut, list[int]]:
         """`count` of the pictures, evenly spread, and their indices."""
         chosen = sorted(evenly_spread(len(self), count)[:count])
+        return self.part(chosen), chosen
+
+    def part(self, chosen: Sequence[int]) -> HeldOut:
+        """The pictures of these indices."""
         names = [list(self.hashes)[index] for index in chosen]
-        fewer = HeldOut(
+        return HeldOut(
             self.source, [self.inputs[index] for index in chosen], [self.geometries[index] for index in chosen],
             [self.targets[index] for index in chosen] if self.targets else None,
             {name: self.hashes[name] for name in names},
         )  # fmt: skip
-        return fewer, chosen
 
 
 def held_out_pictures(
@@ -59,28 +63,40 @@ def held_out_pictures(
     FEWEST are left.
     """
     data, split = Path(data), split or "train"
-    seen, targets = set(exclude.values()), []
+    targets = []
     source = f"{data.name} {split}" if is_dataset(data) else data.name
     found = HeldOut(source, [], [], None, {})
-    for name, picture, labels in _pictures(data, dataset, split, spec, set(exclude), count):
-        digest = hashlib.sha256(picture.tobytes()).hexdigest()
-        if digest in seen:  # a copy under another name
-            continue
-        seen.add(digest)
+    for name, digest, picture, labels in unseen_pictures(data, dataset, split, exclude, count, spec):
         geometry = Geometry((picture.shape[0], picture.shape[1]), spec.input_size, spec.fit)
         found.inputs.append(network_input(picture, geometry, spec)[None])
         found.geometries.append(geometry)
         found.hashes[name] = digest
         if labels is not None:
             targets.append(labels)
-        if len(found) == count:
-            break
     if len(found) < FEWEST:
         raise PspnetError(
-            f"{len(found)} pictures of {source} are left to score INT8 on, {FEWEST} are needed: calibrate on fewer "
-            "with --images, or give more data"
+            f"{counted(len(found), 'picture')} of {source} left to score INT8 on, {FEWEST} are needed: calibrate on "
+            "fewer with --images, or give more data"
         )
     return dataclasses.replace(found, targets=targets or None)
+
+
+def unseen_pictures(
+    data: Path, dataset: str, split: str, exclude: Mapping[str, str], count: int, spec: NetworkSpec
+) -> Iterator[tuple[str, str, np.ndarray, np.ndarray | None]]:
+    """Name, SHA-256 of the pixels, picture (H, W, 3) uint8 BGR and labels (H, W) or None of what `held_out_pictures`
+    takes, at the pictures' own sizes."""
+    seen = set(exclude.values())
+    left = count
+    for name, picture, labels in _pictures(data, dataset, split, spec, set(exclude), count):
+        digest = hashlib.sha256(picture.tobytes()).hexdigest()
+        if digest in seen:  # a copy under another name
+            continue
+        seen.add(digest)
+        yield name, digest, picture, labels
+        left -= 1
+        if not left:
+            break
 
 
 def evenly_spread(length: int, count: int) -> list[int]:

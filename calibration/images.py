@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, network_input
 from pspnet.image import read_image
 from pspnet.spec import ModelSpec
+from pspnet.wording import counted
 from runtime.source import open_source
 
 FEWEST = 4  # below this a range is an accident of the choice of pictures
@@ -28,7 +29,8 @@ class CalibrationImages:
     """Network inputs (1, H, W, 3) uint8 RGB, and the SHA-256 of each original picture's pixels by its name.
 
     split: of the data set, "unlabelled" without one. paths: files of the pictures, none for a clip's. sizes: (height,
-    width) of the originals. left: how many pictures the source has beside these; of a clip, about how many.
+    width) of the originals. left: how many pictures the source has beside these, copies among them; of a clip, about
+    how many.
     """
 
     source: str
@@ -52,19 +54,13 @@ def calibration_images(
 
     data: a data set, of which `split` (None: train) chooses the part, a folder of pictures, or a clip; labels are not
     used. count: None takes 64, or three quarters of a source with fewer than 86, so that some are left to score on.
+    Pictures with equal pixels count once.
     Pictures of a test split are refused unless `force`: ranges fitted to them would flatter the score.
     """
     data = Path(data)
     if count is not None and count < FEWEST:
-        raise PspnetError(f"{count} calibration images are too few: give --images {FEWEST} or more")
-    if is_dataset(data):
-        split = split or "train"
-        paths = list(open_pictures(dataset, data, split))
-        source = f"{data.name} {split}"
-    else:
-        paths = _unlabelled(data)
-        check_no_choice(data, dataset, split)
-        split, source = split_of(data), data.name
+        raise PspnetError(f"{counted(count, 'calibration image')}: too few, give --images {FEWEST} or more")
+    paths, split, source = _source(data, dataset, split)
     _check_split(data, split, force)
     if paths:
         chosen = [paths[index] for index in sorted(spread(len(paths), count or _default(len(paths))))]
@@ -72,19 +68,50 @@ def calibration_images(
     else:
         chosen, available = [], _frames_of(data, count)
         pictures = _clip_pictures(data, available, count or _default(available))
-    inputs, sizes = [], []
+    inputs, sizes, kept = [], [], []
     hashes: dict[str, str] = {}
-    for name, picture in pictures:
+    for index, name, digest, picture in _distinct(pictures, data):
         size = picture.shape[0], picture.shape[1]
         inputs.append(network_input(picture, Geometry(size, spec.input_size, spec.fit), spec)[None])
         unique = name if name not in hashes else f"{name} ({len(hashes)})"  # a list may name files of several folders
-        hashes[unique] = hashlib.sha256(picture.tobytes()).hexdigest()
+        hashes[unique] = digest
         sizes.append(size)
+        kept.append(index)
     if len(inputs) < FEWEST:
-        raise PspnetError(f"{data} holds {len(inputs)} pictures: {FEWEST} or more are needed to calibrate")
-    return CalibrationImages(
-        source, split, inputs, hashes, tuple(chosen), tuple(sizes), max(available - len(inputs), 0)
-    )
+        raise PspnetError(
+            f"{counted(len(inputs), 'different picture')} of {data}: {FEWEST} or more are needed to calibrate. Give a "
+            "source with more, or more of them with --images"
+        )
+    files = tuple(chosen[index] for index in kept) if chosen else ()
+    return CalibrationImages(source, split, inputs, hashes, files, tuple(sizes), max(available - len(inputs), 0))
+
+
+def _source(data: Path, dataset: str, split: str | None) -> tuple[list[Path], str, str]:
+    """Every picture of the data, none for a clip; its split and its name."""
+    if is_dataset(data):
+        split = split or "train"
+        return list(open_pictures(dataset, data, split)), split, f"{data.name} {split}"
+    paths = _unlabelled(data)
+    check_no_choice(data, dataset, split)
+    return paths, split_of(data), data.name
+
+
+def _distinct(pictures: Iterable[tuple[str, np.ndarray]], data: Path) -> Iterator[tuple[int, str, str, np.ndarray]]:
+    """Index, name, SHA-256 of the pixels and the picture; copies, by their pixels, are left out with a warning."""
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    copies = 0
+    for index, (name, picture) in enumerate(pictures):
+        digest = hashlib.sha256(picture.tobytes()).hexdigest()
+        if (digest, picture.shape) in seen:
+            copies += 1
+            continue
+        seen.add((digest, picture.shape))
+        yield index, name, digest, picture
+    if copies:
+        logger.warning(
+            "%s among the calibration pictures of %s left out: a picture counts once",
+            "1 copy" if copies == 1 else f"{copies} copies", data,
+        )  # fmt: skip
 
 
 def split_of(data: Path) -> str:

@@ -12,6 +12,7 @@ import onnx
 
 from calibration import artefacts, front, sensitivity
 from calibration.artefacts import check_replaced, write_artefacts
+from calibration.confirm import Judges
 from calibration.cost import rates_of
 from calibration.placement import place
 from calibration.score import Judge
@@ -21,6 +22,7 @@ from calibration.timing import NOT_MEASURED
 from pspnet.errors import PspnetError
 from pspnet.files import sha256_of, write_json
 from pspnet.metadata import read_model
+from pspnet.wording import counted
 
 SUFFIXES = (".json", ".png")
 
@@ -73,10 +75,11 @@ def json_path(flag: str, text: str | None) -> Path | None:
 
 
 def with_best_mix(
-    model: onnx.ModelProto, table: CalibrationTable, judge: Judge, choice: MixChoice, quiet: bool = False
+    model: onnx.ModelProto, table: CalibrationTable, judges: Judges, choice: MixChoice, quiet: bool = False
 ) -> tuple[CalibrationTable, dict[str, Any]]:
     """The table with the chosen layers in float, and what to add to the summary."""
     summary: dict[str, Any] = {}
+    judge = judges.chooser
     if choice.budget:
         choice.budget.check(judge)
     # Fine-tuned weights differ from the float network's before any rounding: a layer is compared with its own network.
@@ -88,9 +91,10 @@ def with_best_mix(
         summary["sensitivity"] = {**few.facts(), "layers": [_finite(dataclasses.asdict(row)) for row in rows]}
     if choice.budget:
         rates = rates_of(choice.device or front.device_here())
-        rows = rows or sensitivity.sensitivities(model, table, few, quiet=quiet)
+        if table.repairs and not rows:
+            rows = sensitivity.sensitivities(model, table, few, quiet=quiet)
         found = search(model, table, judge, choice.budget, rates, rows, quiet)
-        result = front.front_of(model, table, judge, choice.budget, found, choice.device, quiet)
+        result = front.front_of(model, table, judges, choice.budget, found, choice.device, quiet)
         _write_front(choice.front, result)
         table, summary["search"] = _chosen(table, result), facts_of(result)
     summary["int8_convolutions"] = len(place(model, table.float_layers).convolutions)
@@ -113,10 +117,11 @@ def rerank(
     if table.onnx_sha256 != sha256_of(model_path):
         raise PspnetError(f"{front_path} was made of another file than {model_path}: give the one that was calibrated")
     chosen = result["mixes"][result["chosen"]]
+    unseen = chosen["unseen"] or {"warnings": []}
     summary = {
         **artefacts.facts_of(model, table),
         "unchecked": f"ranked again: {result['figure']} {chosen['value']:.2f} % was measured at the search",
-        "search": facts_of(result),
+        "search": facts_of(result), "warnings": unseen["warnings"],
     }  # fmt: skip
     summary = write_artefacts(model, table, output, summary, fp16)
     _write_front(new_front, result)
@@ -126,9 +131,10 @@ def rerank(
 def facts_of(result: dict[str, Any]) -> dict[str, Any]:
     """What the metadata says of a search: the budget, where time comes from, the front, and the layers in float."""
     chosen = result["mixes"][result["chosen"]]
-    kept = ("cost_ms", "time_ms", "value", "loss", "loss_interval")
+    kept = ("cost_ms", "time_ms", "value", "loss", "loss_interval", "unseen")
+    said = ("figure", "float", "images", "source", "choice", "budget", "device", "rates", "time")
     return {
-        **{key: result[key] for key in ("figure", "float", "images", "source", "budget", "device", "rates", "time")},
+        **{key: result[key] for key in said},
         "scored": len(result["mixes"]) - 1, "float_layers": chosen["float_layers"],
         "front": [
             {"in_float": len(row["float_layers"]), "chosen": row is chosen, **{key: row[key] for key in kept},
@@ -150,23 +156,32 @@ def text_of(summary: dict[str, Any]) -> str:
 
 def _search_text(facts: dict[str, Any]) -> str:
     measured, figure = facts["time"] != NOT_MEASURED, facts["figure"]
-    lines = [f"  {'in float':>8}  {'measured' if measured else 'estimated':>10}  {figure:>19}  {'loss':>6}  95 % of it"]
+    times = "measured" if measured else "estimated"
+    lines = [f"  {'in float':>8}  {times:>10}  {figure:>19}  {'loss':>6}  {'95 % of it':>14}  loss on unseen images"]
     for row in facts["front"]:
         ms = row["time_ms"]["median"] if row["time_ms"] else row["cost_ms"]
-        low, high = row["loss_interval"]
+        interval = "{:.2f} to {:.2f}".format(*row["loss_interval"])
         lines.append(
             f"{'*' if row['chosen'] else ' '} {'all' if row['all_float'] else row['in_float']:>8}  {ms:>7.2f} ms  "
-            f"{row['value']:>19.2f}  {row['loss']:>6.2f}  {low:.2f} to {high:.2f}"
+            f"{row['value']:>19.2f}  {row['loss']:>6.2f}  {interval:>14}  {_unseen_text(row['unseen'])}"
         )
+    most = facts["budget"]["max_drop"]
     floors = "".join(f", {name} {points:g}" for name, points in facts["budget"]["class_floors"].items())
     lines.append(
-        f"fastest of {facts['scored']} mixes that lose at most {facts['budget']['max_drop']:g} points of {figure}"
-        f"{floors}, on {facts['images']} held-out images of {facts['source']}; in float: "
+        f"the fastest of {counted(facts['scored'], 'mix')} that loses at most {most:g} point{'' if most == 1 else 's'} "
+        f"of {figure}{floors}, on {counted(facts['images'], 'held-out image')} of {facts['source']}; in float: "
         f"{', '.join(facts['float_layers']) or 'none'}"
     )
     if not measured:
         lines.append(f"estimated by peak rates of {facts['device']} ({facts['rates']}); time: {NOT_MEASURED}")
     return "\n".join(lines)
+
+
+def _unseen_text(unseen: dict[str, Any] | None) -> str:
+    if not unseen:
+        return "-"
+    low, high = unseen["loss_interval"]
+    return f"{unseen['loss']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _write_front(path: Path | None, result: dict[str, Any]) -> None:

@@ -13,24 +13,25 @@ from onnx import helper, numpy_helper
 from calibration.placement import Placement, place
 from calibration.table import CalibrationTable
 from pspnet.errors import PspnetError
+from pspnet.wording import counted
 from runtime.fp16_simulation import FP16_LARGEST
 from runtime.fp16_typing import SMALLEST_SCALE
 
 LARGEST = 127  # symmetric int8: -128 is left unused by weights, zero points are 0
 
 
-def scale_from_amax(amax: float | Sequence[float] | np.ndarray) -> np.ndarray:
+def scale_from_amax(amax: float | Sequence[float] | np.ndarray, name: str = "a tensor") -> np.ndarray:
     """The scales of ranges, float32: amax / 127 rounded up to the next float16, at least `SMALLEST_SCALE`.
 
     Rounded so, a scale is the same number in the float32-typed and in the float16-typed graph, which therefore compute
-    the same integers; rounded up, no value inside the range saturates. PspnetError where a range is negative, NaN or
-    beyond what float16 scales reach.
+    the same integers; rounded up, no value inside the range saturates. PspnetError, with the tensor's name, where a
+    range is negative, NaN or beyond what float16 scales reach.
     """
     exact = np.asarray(amax, np.float64) / LARGEST
     if not np.all((exact >= 0) & (exact <= FP16_LARGEST)):
         raise PspnetError(
-            f"a range of {np.max(amax):g} cannot be quantised: ranges lie between 0 and {FP16_LARGEST * LARGEST:g}. "
-            "Calibrate again, with a network whose activations are of ordinary size"
+            f"the range of {name}, {np.max(amax):g}, cannot be quantised: ranges lie between 0 and "
+            f"{FP16_LARGEST * LARGEST:g}. Calibrate again, with a network whose values are of ordinary size"
         )
     nearest = exact.astype(np.float16)
     above = np.where(nearest.astype(np.float64) < exact, np.nextafter(nearest, np.float16(np.inf)), nearest)
@@ -46,7 +47,7 @@ def quantized(model: onnx.ModelProto, table: CalibrationTable, keep_clips: bool 
 
     Weights stay float32 in the file behind a Q and a DQ per output channel, the form that every TensorRT from 8 to 11
     takes, but already as the values that INT8 represents: Q then finds the same integers however it divides, in
-    float16 too. PspnetError where the table lacks a tensor, or names a convolution that the graph does not have.
+    float16 too. PspnetError where the table lacks a tensor, or names one or a convolution that the graph does not have.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -55,7 +56,7 @@ def quantized(model: onnx.ModelProto, table: CalibrationTable, keep_clips: bool 
     nodes = {node.name: node for node in graph.node}
     added: dict[str, list[onnx.NodeProto]] = {}
     for tensor, readers in placement.activations.items():
-        added[tensor] = _qdq(graph, tensor, scale_from_amax(table.amax[tensor]), None)
+        added[tensor] = _qdq(graph, tensor, scale_from_amax(table.amax[tensor], tensor), None)
         for reader in readers:
             _redirect(nodes[reader], tensor, f"{tensor}_dq")
     before: list[onnx.NodeProto] = []
@@ -72,12 +73,18 @@ def quantized(model: onnx.ModelProto, table: CalibrationTable, keep_clips: bool 
 def _check_belongs(graph: onnx.GraphProto, placement: Placement, table: CalibrationTable) -> None:
     if missing := [name for name in placement.activations if name not in table.amax]:
         raise PspnetError(f"the calibration table has no range for {missing[0]}: calibrate this very ONNX file")
+    tensors = {name for node in graph.node for name in (*node.input, *node.output)}
+    if unknown := sorted(table.amax.keys() - tensors):
+        raise PspnetError(
+            f"the calibration table has a range for {unknown[0]}, a tensor that this network does not have: calibrate "
+            "this very ONNX file"
+        )
     sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
     channels = {node.name: sizes[node.input[1]] for node in graph.node if node.op_type == "Conv"}
     for name, amax in table.weights.items():
         if len(amax) != channels.get(name):
             raise PspnetError(
-                f"the calibration table has {len(amax)} weight ranges for {name}, the graph has "
+                f"the calibration table has {counted(len(amax), 'weight range')} for {name}, the graph has "
                 f"{channels.get(name, 'no such convolution')}: calibrate this very ONNX file"
             )
 
@@ -106,7 +113,7 @@ def _round_weights(graph: onnx.GraphProto, weight: str, amax: list[float] | None
     """
     tensor = next(tensor for tensor in graph.initializer if tensor.name == weight)
     values = numpy_helper.to_array(tensor).astype(np.float64)
-    scales = scale_from_amax(np.abs(values).reshape(len(values), -1).max(1) if amax is None else amax)
+    scales = scale_from_amax(np.abs(values).reshape(len(values), -1).max(1) if amax is None else amax, weight)
     steps = scales.astype(np.float64).reshape(-1, *[1] * (values.ndim - 1))
     rounded = np.clip(np.rint(values / steps), -LARGEST, LARGEST) * steps
     tensor.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), weight))

@@ -8,6 +8,7 @@ from calibration.histogram import Histogram
 from pspnet.errors import PspnetError
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
+PERCENTILE = 99.99  # kept by --method percentile where nothing else is asked for
 LARGEST = 127  # of symmetric int8
 LEVELS = 128  # magnitudes that it tells apart, 0 included
 ENTROPY_COARSER = 2  # halvings of the bins, to 1,025 to 2,048: NVIDIA's calibrators have 2,048
@@ -18,6 +19,19 @@ CANDIDATES = (
     ("mse", 100.0),
 )  # fmt: skip
 """Methods that `--method auto` compares, each with its percentile where it has one."""
+
+
+def method_from_flags(method: str, percentile: float | None) -> tuple[str, float]:
+    """The method and its percentile; PspnetError where a percentile was given that the method does not use."""
+    if percentile is None:
+        return method, PERCENTILE
+    if method in ("auto", *METHODS) and method != "percentile":
+        tried = ", ".join(f"{value:g}" for name, value in CANDIDATES if name == "percentile")
+        why = f"tries {tried} by itself" if method == "auto" else "has none"
+        raise PspnetError(
+            f"--percentile {percentile:g} is of --method percentile, and {method} {why}: leave out one of the two flags"
+        )
+    return method, percentile
 
 
 def check_method(method: str, percentile: float) -> None:
@@ -33,7 +47,7 @@ def text_of(method: str, percentile: float) -> str:
     return f"{method} {percentile:g}" if method == "percentile" else method
 
 
-def amax_from_histogram(histogram: Histogram, method: str, percentile: float = 99.99) -> float:
+def amax_from_histogram(histogram: Histogram, method: str, percentile: float = PERCENTILE) -> float:
     """The magnitude up to which values are represented, in the values' units; 0 of a tensor that is always 0.
 
     minmax keeps everything. percentile takes the upper edge of the first bin at which `percentile` per cent of all

@@ -19,6 +19,7 @@ from calibration.score import Judge
 from calibration.table import CalibrationTable
 from calibration.tuning_pictures import TuningPictures
 from pspnet.errors import PspnetError
+from pspnet.wording import counted
 
 UNREPAIRED = "none"
 
@@ -87,11 +88,11 @@ def repaired(
         parts = measured(changed, list(table.amax), images.inputs, images.names, quiet)
         (found,) = total(parts, [[1] * len(images.inputs)])
         state = dataclasses.replace(state, model=changed, table=with_ranges(table, found, *method))
-        state = _scored(state, f"equalisation of {len(pairs)} pairs of convolutions", judge)
+        state = _scored(state, f"equalisation of {counted(len(pairs), 'pair')} of convolutions", judge)
     if repairs.bias_correction:
         changed, count = bias_corrected(state.model, state.table, images.inputs, quiet)
         state = dataclasses.replace(state, model=changed)
-        state = _scored(state, f"bias correction of {count} convolutions", judge)
+        state = _scored(state, f"bias correction of {counted(count, 'convolution')}", judge)
     if repairs.finetune:
         from calibration.finetune import finetuned
 
@@ -107,8 +108,8 @@ def text_of_finetune(config: Finetune, pictures: TuningPictures) -> str:
     """What was done, in words."""
     labels = "labels and the float network" if pictures.labelled else "the float network"
     return (
-        f"fine-tuning, {config.epochs} epochs of {len(pictures)} images of {pictures.source}, learning rate "
-        f"{config.lr:g}, batch {config.batch}, seed {config.seed}, from {labels}"
+        f"fine-tuning, {counted(config.epochs, 'epoch')} of {counted(len(pictures), 'image')} of {pictures.source}, "
+        f"learning rate {config.lr:g}, batch {config.batch}, seed {config.seed}, from {labels}"
     )
 
 

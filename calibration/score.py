@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pspnet.metrics import ConfusionMatrix
 from pspnet.spec import IGNORE
 from pspnet.views import check_finite
 from runtime.labels import from_logits_at_camera
-from runtime.runner import open_runner
+from runtime.runner import Runner, open_runner
 
 MIOU, AGREEMENT = "mIoU", "agreement with FP32"
 RESAMPLES = 1000
@@ -65,13 +65,15 @@ class Judge:
         self.pictures, self.figure = pictures, MIOU if pictures.targets else AGREEMENT
         self.engine, self.threads, self._quiet = engine, threads, quiet
         self._float = [(logits.copy(), labels) for logits, labels in self._run(loaded, "float network")]
-        self.baseline = self._scored(iter(self._float))
-        if math.isnan(self.baseline.value):
-            raise PspnetError(f"no pixel of the held-out pictures of {pictures.source} has a class: choose others")
+        self.baseline = self._float_score()
 
     def score(self, model: str | Path | onnx.ModelProto, title: str | None = "score") -> Score:
         """The score of a variant with the same input, in float or with Q/DQ; title: of the bar, None for none."""
         return self._scored(self._run(model, title))
+
+    def score_runner(self, runner: Runner, title: str | None = "score") -> Score:
+        """The score of a variant that is open already, on whatever engine."""
+        return self._scored(self._results(runner, title))
 
     def loss(self, score: Score) -> float:
         """Points of the figure that a variant loses against the float network; negative where it gains."""
@@ -96,10 +98,14 @@ class Judge:
         """A judge on `count` of the pictures, evenly spread; the judge itself where it has no more."""
         if count >= len(self.pictures):
             return self
+        return self.part(self.pictures.subset(count)[1])
+
+    def part(self, chosen: Sequence[int]) -> Judge:
+        """A judge on the pictures of these indices; PspnetError where no pixel of them has a class."""
         fewer = copy.copy(self)
-        fewer.pictures, chosen = self.pictures.subset(count)
+        fewer.pictures = self.pictures.part(chosen)
         fewer._float = [self._float[index] for index in chosen]
-        fewer.baseline = fewer._scored(iter(fewer._float))
+        fewer.baseline = fewer._float_score()
         return fewer
 
     def facts(self) -> dict[str, Any]:
@@ -117,13 +123,22 @@ class Judge:
                 onnx.save(model, path)
             with open_runner(path if path.exists() else model, self.engine, self.threads) as runner:  # type: ignore[arg-type]
                 self.engine = runner.engine
-                hidden = self._quiet or title is None
-                # Closed here: a bar that the garbage collector closes can swallow a Ctrl-C.
-                with tqdm(self.pictures.inputs, desc=title, unit="image", leave=False, disable=hidden) as bar:
-                    for image, geometry in zip(bar, self.pictures.geometries, strict=True):
-                        logits = runner.infer(image)
-                        check_finite(logits, runner)
-                        yield logits[0], from_logits_at_camera(logits[0], geometry, self.spec.align_corners)
+                yield from self._results(runner, title)
+
+    def _results(self, runner: Runner, title: str | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        hidden = self._quiet or title is None
+        # Closed here: a bar that the garbage collector closes can swallow a Ctrl-C.
+        with tqdm(self.pictures.inputs, desc=title, unit="image", leave=False, disable=hidden) as bar:
+            for image, geometry in zip(bar, self.pictures.geometries, strict=True):
+                logits = runner.infer(image)
+                check_finite(logits, runner)
+                yield logits[0], from_logits_at_camera(logits[0], geometry, self.spec.align_corners)
+
+    def _float_score(self) -> Score:
+        score = self._scored(iter(self._float))
+        if math.isnan(score.value):
+            raise PspnetError(f"no pixel of the held-out pictures of {self.pictures.source} has a class: choose others")
+        return score
 
     def _scored(self, results: Iterator[tuple[np.ndarray, np.ndarray]]) -> Score:
         counts, same, seen, signal, noise = [], 0, 0, 0.0, 0.0

@@ -31,14 +31,19 @@ class Budget:
     class_floors: dict[str, float]
 
     def missed(self, judge: Judge, score: Score) -> list[str]:
-        """One line for each limit that `score` does not keep."""
+        """One line for each limit that `score` does not keep; see `unjudged` for limits that nothing is known of."""
         lost, losses = judge.loss(score), judge.class_losses(score)
         lines = [f"{judge.figure} loses {lost:.2f}, allowed are {self.max_drop:g}"] if lost > self.max_drop else []
         return lines + [
             f"{name} loses {losses[name]:.2f} points of IoU, allowed are {limit:g}"
             for name, limit in self.class_floors.items()
-            if losses[name] > limit
+            if name in losses and losses[name] > limit
         ]
+
+    def unjudged(self, judge: Judge) -> list[str]:
+        """Classes with a limit that are on none of the judge's pictures."""
+        held = judge.class_losses(judge.baseline)
+        return [name for name in self.class_floors if name not in held]
 
     def check_names(self, classes: Sequence[str]) -> None:
         """PspnetError where a class is unknown, or a limit is no number of points from 0 to 100."""
@@ -55,9 +60,11 @@ class Budget:
     def check(self, judge: Judge) -> None:
         """PspnetError where `check_names` finds fault, or a class is on no held-out picture."""
         self.check_names(judge.spec.class_names)
-        for name in self.class_floors:
-            if name not in judge.class_losses(judge.baseline):
-                raise PspnetError(f"--class-floor {name}: no held-out picture holds it. Give more with --held-out")
+        if unjudged := self.unjudged(judge):
+            raise PspnetError(
+                f"--class-floor {unjudged[0]}: no held-out picture that the search sees holds it. Give more with "
+                "--held-out"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def budget_from_text(max_drop: float, class_floors: Sequence[str]) -> Budget:
     floors = {}
     for text in class_floors:
         name, separator, points = text.rpartition("=")
+        if name in floors:
+            raise PspnetError(f"--class-floor gives {name} twice: leave out one of the two")
         try:
             floors[name] = float(points)
         except ValueError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibration import check, mix, repair, share
+from calibration import check, confirm, mix, repair, share
+from pspnet.wording import counted
 from runtime.fp16_typing import half_path
 
 
@@ -14,7 +15,8 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
     lines = [
         f"{output}: {summary['int8_convolutions']} of {summary['convolutions']} convolutions in INT8, ranges by "
         f"{summary['method']}; table {Path(output).with_suffix('.json')}",
-        f"calibrated on {summary['images']} images of {summary['source']}{_coverage(summary.get('class_percent', {}))}",
+        f"calibrated on {counted(summary['images'], 'image')} of {summary['source']}"
+        f"{_coverage(summary.get('class_percent', {}))}",
     ]
     lines += [f"{half_path(output)}: the same scales and integer weights, typed fp16"] if summary.get("fp16") else []
     lines += [share.text_of(name, facts) for name, facts in summary["int8_share"].items()]
@@ -28,10 +30,13 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
                 f"{row['method']:>20}  {row['value']:>19.2f}  {row['loss']:>6.2f}  {row['agreement']:>12.2f}  "
                 f"{sqnr:>7}{kept}"
             )
+        lines.append(f"compared on {counted(rows[0]['images'], 'held-out image')}, by which the method was chosen")
     if spread := summary.get("resamples"):
+        later = " (ranges alone, without repair and mix)" if {"repairs", "search"} & summary.keys() else ""
         lines.append(
-            f"{len(spread['values'])} resamples of the calibration images: {spread['figure']} {spread['mean']:.2f} "
-            f"± {spread['std']:.2f} (mean ± standard deviation), {spread['least']:.2f} to {spread['largest']:.2f}"
+            f"{len(spread['values'])} resamples of the calibration images{later}: {spread['figure']} "
+            f"{spread['mean']:.2f} ± {spread['std']:.2f} (mean ± standard deviation), {spread['least']:.2f} to "
+            f"{spread['largest']:.2f}"
         )
     if rows := summary.get("repairs"):
         lines.append(repair.text_of(rows, summary.get("held_out", {}).get("figure", "")))
@@ -41,6 +46,8 @@ def text_of(summary: dict[str, Any], output: str | Path) -> str:
         lines.append(check.text_of(summary))
     else:
         lines.append(f"not compared with the float network: {summary['unchecked']}")
+        lines += filter(None, [confirm.text_of(summary["search"]["choice"])] if "search" in summary else [])
+        lines += check.warning_lines(summary)
     return "\n".join(lines)
 
 

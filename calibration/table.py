@@ -52,12 +52,16 @@ class CalibrationTable:
             sound = all(map(_is_number, table.amax.values())) and all(
                 all(map(_is_number, row)) for row in table.weights.values()
             )
-            sound = sound and all(isinstance(names, list) for names in (table.float_layers, table.repairs))
+            lists = isinstance(table.float_layers, list) and isinstance(table.repairs, list)
+            sound = sound and lists and isinstance(table.images, dict)
+            words = (table.onnx_sha256, table.method, table.source, *table.float_layers, *table.repairs)
+            sound = sound and all(isinstance(word, str) for word in words)
         except (TypeError, AttributeError) as error:
             raise PspnetError(f"calibration table {path} is damaged: {error}. Calibrate again") from error
         if not sound:
             raise PspnetError(
-                f"calibration table {path} is damaged: a range is no number, or a list no list. Calibrate again"
+                f"calibration table {path} is damaged: a range is no number, a name no text, or a list no list. "
+                "Calibrate again"
             )
         return table
 

@@ -59,19 +59,26 @@ def interleaved(
             runners[name] = stack.enter_context(
                 open_runner(path if isinstance(model, onnx.ModelProto) else model, engine, threads)
             )
-        once_ms = sum(_mean_ms(runner, inputs, WARM_UP) for runner in runners.values())
-        frames = max(int(1e3 * seconds / (ROUNDS * once_ms)), 1)
-        rounds: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in tqdm(range(ROUNDS), desc="time", unit="round", leave=False, disable=quiet):
-            for name, runner in runners.items():
-                rounds[name].append(_mean_ms(runner, inputs, frames))
-        first = rounds[next(iter(rounds))]
-        return Times(
-            next(iter(runners.values())).engine,
-            {name: median_interval(values) for name, values in rounds.items()},
-            {name: median_interval(np.divide(values, first).tolist()) for name, values in rounds.items()},
-            frames,
-        )
+        return taking_turns(runners, inputs, seconds, quiet)
+
+
+def taking_turns(
+    runners: Mapping[str, Runner], inputs: Sequence[np.ndarray], seconds: float = 4.0, quiet: bool = False
+) -> Times:
+    """`interleaved` for networks that are open already; inputs (N, H, W, 3), each of which is one run."""
+    once_ms = sum(_mean_ms(runner, inputs, WARM_UP) for runner in runners.values())
+    frames = max(int(1e3 * seconds / (ROUNDS * once_ms)), 1)
+    rounds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in tqdm(range(ROUNDS), desc="time", unit="round", leave=False, disable=quiet):
+        for name, runner in runners.items():
+            rounds[name].append(_mean_ms(runner, inputs, frames))
+    first = rounds[next(iter(rounds))]
+    return Times(
+        next(iter(runners.values())).engine,
+        {name: median_interval(values) for name, values in rounds.items()},
+        {name: median_interval(np.divide(values, first).tolist()) for name, values in rounds.items()},
+        frames,
+    )
 
 
 def _mean_ms(runner: Runner, inputs: Sequence[np.ndarray], frames: int) -> float:

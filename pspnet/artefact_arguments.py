@@ -8,9 +8,12 @@ from pspnet.shared_arguments import DATASETS, add_data, add_engine
 
 OF_PICTURES = (
     "data", "dataset", "split", "images", "method", "percentile", "held_out", "check", "resamples", "sensitivity",
-    "max_miou_drop", "class_floor", "device", "finetune", "equalise", "bias_correction", "force",
+    "max_miou_drop", "class_floor", "device", "finetune", "finetune_lr", "finetune_batch", "equalise",
+    "bias_correction", "force",
 )  # fmt: skip
 """Arguments of calibrate that are about pictures, and so are left out beside --table and --rerank."""
+NOT_OF_TABLE = (*OF_PICTURES, "front", "engine", "threads", "rerank")
+NOT_OF_RERANK = (*OF_PICTURES, "table")
 
 
 def add_export(verbs: argparse._SubParsersAction) -> None:
@@ -39,7 +42,7 @@ def add_verify(verbs: argparse._SubParsersAction) -> None:
         "verify", help="B against A on the same pictures: agreement, mIoU of both, where they differ"
     )
     verb.add_argument(
-        "artefacts", nargs=2, metavar="ARTEFACT", help="A, the reference, and B: best.pt, model.onnx, ..."
+        "artefacts", nargs=2, metavar="ARTEFACT", help="A, the reference, and B: best.pt, model.onnx, model.engine"
     )
     verb.add_argument("--data", required=True, help="a data set, or, without mIoU, a folder of pictures or a clip")
     verb.add_argument("--dataset", default="auto", help=f"{DATASETS}, where DATA is a data set")
@@ -72,14 +75,17 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
         help="of the ranges: percentile (default), minmax, entropy, mse, or auto, the best on held-out images",
     )  # fmt: skip
     verb.add_argument(
-        "--percentile", type=float, default=99.99, help="share of values kept, in per cent (default 99.99)"
+        "--percentile", type=float, default=None, help="share of values kept, in per cent (default 99.99)"
     )
     verb.add_argument(
         "--check", action=argparse.BooleanOptionalAction, default=None,
         help="compare INT8 with float on held-out images (default: where there are any)",
     )  # fmt: skip
-    verb.add_argument("--held-out", type=int, default=24, help="how many of the same split (default 24)")
-    verb.add_argument("--resamples", type=int, default=0, help="bootstrap samples that show the spread (default 0)")
+    verb.add_argument(
+        "--held-out", type=int, default=None,
+        help="how many of the same split (default 24); of 16 or more, half choose and half score what was chosen",
+    )  # fmt: skip
+    verb.add_argument("--resamples", type=int, default=None, help="bootstrap samples that show the spread (default 0)")
     add_engine(verb, "; of what is compared")
     verb.add_argument("--equalise", action="store_true", help="cross-layer equalisation: channels of maps to one range")
     verb.add_argument("--bias-correction", action="store_true", help="take the mean error of rounding out of biases")
@@ -111,13 +117,13 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
     verb.add_argument("--json", help="write the summary here too")
-    verb.set_defaults(unset={name: verb.get_default(name) for name in OF_PICTURES})
+    verb.set_defaults(unset={name: verb.get_default(name) for name in {*NOT_OF_TABLE, *NOT_OF_RERANK}})
 
 
 def add_run(verbs: argparse._SubParsersAction) -> None:
     """`pspnet run`."""
     verb = verbs.add_parser("run", help="labels of a photo, a folder, a clip or a USB camera")
-    verb.add_argument("artefact", help="best.pt or model.onnx")
+    verb.add_argument("artefact", help="best.pt, model.onnx or model.engine")
     kinds = "photo, folder, clip or v4l2:///dev/video0?width=&height=&fps=&format=mjpg|yuyv"
     verb.add_argument("sources", nargs="+", metavar="SOURCE", help=kinds)
     verb.add_argument("-o", "--output", default=None, help="folder for pictures and label PNGs, a `folder` data set")
@@ -125,6 +131,7 @@ def add_run(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--alpha", type=float, default=0.5, help="of the colours in --video, 0 to 1 (default 0.5)")
     verb.add_argument("--jsonl", default=None, help="one JSON line per frame: times and class areas")
     add_engine(verb)
+    verb.add_argument("--pin", metavar="SHA256", default=None, help="refuse a model.engine with another hash")
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
     verb.add_argument("--region", default=None, help="HxW+TOP+LEFT in camera pixels that the network looks at")
     verb.add_argument("--realtime", action="store_true", help="play a clip at its frame rate")
@@ -135,7 +142,9 @@ def add_run(verbs: argparse._SubParsersAction) -> None:
 def add_bench(verbs: argparse._SubParsersAction) -> None:
     """`pspnet bench`."""
     verb = verbs.add_parser("bench", help="FPS, times per stage and mIoU of several artefacts in one interleaved run")
-    verb.add_argument("artefacts", nargs="+", metavar="ARTEFACT", help="best.pt, model.onnx, model.int8.onnx, ...")
+    verb.add_argument(
+        "artefacts", nargs="+", metavar="ARTEFACT", help="best.pt, model.onnx, model.int8.onnx, model.engine"
+    )
     add_engine(verb)
     verb.add_argument(
         "--source", default=None, help="clip, folder or photo for the times (default: the split's images)"
@@ -165,7 +174,7 @@ def add_report(verbs: argparse._SubParsersAction) -> None:
 def add_inspect(verbs: argparse._SubParsersAction) -> None:
     """`pspnet inspect`."""
     verb = verbs.add_parser("inspect", help="what an artefact says about itself")
-    verb.add_argument("artefact", help="best.pt, model.onnx, or a .json of calibrate, bench, verify or evaluate")
+    verb.add_argument("artefact", help="best.pt, model.onnx, model.engine, or a .json of any verb")
     verb.add_argument(
         "--target",
         help="what tensorrt-10.3, tensorrt-11, openvino or ort runs slowly in an ONNX file or refuses (exit 1)",

@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from pspnet.artefact_arguments import NOT_OF_RERANK, NOT_OF_TABLE
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
 from pspnet.outputs import check_outputs
 from pspnet.spec import size_from_text
 
 PROOF_PICTURES = 8
+ARTEFACTS = {".pt": "a checkpoint", ".onnx": "an ONNX file", ".engine": "a TensorRT engine"}
 
 
 def export(args: argparse.Namespace) -> None:
@@ -88,9 +91,10 @@ def verify(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> None:
     """Write an INT8 file and its table."""
-    from calibration.calibrate import HeldOutChoice
     from calibration.calibrate import calibrate as write
+    from calibration.calibrate import held_out_from_flags
     from calibration.mix import mix_from_flags
+    from calibration.ranges import method_from_flags
     from calibration.repair import repairs_from_flags
     from calibration.summary import text_of
 
@@ -109,8 +113,9 @@ def calibrate(args: argparse.Namespace) -> None:
     written = [*_artefacts(output, args.fp16), *filter(None, [args.json]), *(mix.outputs() if mix else [])]
     check_outputs([model, args.data], written)
     summary = write(
-        model, output, args.data, args.dataset, args.split, args.images, args.method, args.percentile, args.force,
-        HeldOutChoice(args.held_out, args.check, args.resamples, args.engine, args.threads),
+        model, output, args.data, args.dataset, args.split, args.images,
+        *method_from_flags(args.method, args.percentile), args.force,
+        held_out_from_flags(args.held_out, args.check, args.resamples, args.engine, args.threads),
         repairs_from_flags(
             args.equalise, args.bias_correction, args.finetune, args.finetune_lr, args.finetune_batch
         ),
@@ -134,7 +139,7 @@ def _from_table(args: argparse.Namespace, model: Path, output: Path) -> None:
     from calibration.calibrate import calibrate_from_table
     from calibration.summary import text_of
 
-    _check_no_pictures(args, "--table holds ranges that were measured already")
+    _check_absent(args, NOT_OF_TABLE, "--table holds ranges that were measured already, and nothing is compared")
     written = [path for path in _artefacts(output, args.fp16) if path.resolve() != Path(args.table).resolve()]
     check_outputs([model, args.table], [*written, *filter(None, [args.json])])
     summary = calibrate_from_table(model, output, args.table, args.fp16)
@@ -148,7 +153,7 @@ def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
     from calibration.mix import json_path, rerank
     from calibration.summary import text_of
 
-    _check_no_pictures(args, "--rerank takes ranges, figures and budget from the front")
+    _check_absent(args, NOT_OF_RERANK, "--rerank takes ranges, figures and budget from the front")
     front = json_path("front", args.front)
     plots = [front, front.with_suffix(".png")] if front else []
     check_outputs([model, args.rerank], [*_artefacts(output, args.fp16), *plots, *filter(None, [args.json])])
@@ -158,9 +163,9 @@ def _rerank(args: argparse.Namespace, model: Path, output: Path) -> None:
         write_json(args.json, summary)
 
 
-def _check_no_pictures(args: argparse.Namespace, reason: str) -> None:
-    """PspnetError for flags about what is measured on pictures, where none are read."""
-    if stray := next((name for name, value in args.unset.items() if getattr(args, name) != value), None):
+def _check_absent(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """PspnetError where one of the flags is given, which would say nothing."""
+    if stray := next((name for name in names if getattr(args, name) != args.unset[name]), None):
         flag = "no-check" if stray == "check" and not args.check else stray.replace("_", "-")
         raise PspnetError(f"{reason}: leave out --{flag}")
 
@@ -172,14 +177,18 @@ def _check_onnx_name(output: str | Path) -> None:
 
 def _engines(text: str, paths: tuple[Path, Path]) -> list[str]:
     """An engine for each of two artefacts; one name is for both."""
+    from runtime.runner import ENGINES, ENGINES_OF, runs_on
+
     engines = text.split(",")
     if len(engines) > 2:
         raise PspnetError(f"engine is {text!r}: give one for both artefacts or two with a comma")
-    checkpoints = [path.suffix == ".pt" for path in paths]
-    if len(engines) == 1 and text in ("openvino", "ort") and any(checkpoints):
-        pair = ",".join("torch" if is_checkpoint else text for is_checkpoint in checkpoints)
+    known = [path for path in paths if path.suffix in ENGINES_OF]
+    stray = next((path for path in known if not runs_on(path, text)), None)
+    if stray and len(known) == 2 and text in ENGINES:
+        own = ENGINES_OF[stray.suffix]
+        pair = ",".join(text if runs_on(path, text) else ENGINES_OF[path.suffix][0] for path in paths)
         raise PspnetError(
-            f"{paths[checkpoints.index(True)]} is a checkpoint, which runs on torch, not {text}: give --engine {pair}"
+            f"{stray} is {ARTEFACTS[stray.suffix]}, which runs on {' or '.join(own)}, not {text}: give --engine {pair}"
         )
     return [engines[0], engines[-1]]
 

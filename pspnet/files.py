@@ -77,6 +77,11 @@ def replaceable_file(target: str | Path) -> Path:
     return real
 
 
+def passport_path(engine: str | Path) -> Path:
+    """Where the passport of the TensorRT engine at `engine` is: beside it, as NAME.engine.json."""
+    return Path(f"{engine}.json")
+
+
 def sha256_of(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

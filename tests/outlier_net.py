@@ -83,16 +83,16 @@ def ranges(model: onnx.ModelProto) -> CalibrationTable:
     )
 
 
-def labels(model: onnx.ModelProto) -> list[np.ndarray]:
-    """The float network's own arg max, as labels that it scores 100 % on, at the logits' size."""
-    return [logits.argmax(0).astype(np.uint8) for logits in _logits(model)]
+def labels(model: onnx.ModelProto, count: int = PICTURES) -> list[np.ndarray]:
+    """The network's own arg max, as labels that it scores 100 % on, at the logits' size."""
+    return [logits.argmax(0).astype(np.uint8) for logits in _logits(model, count)]
 
 
-def held_out(targets: list[np.ndarray] | None) -> HeldOut:
+def held_out(targets: list[np.ndarray] | None, count: int = PICTURES) -> HeldOut:
     """The pictures as seen by a camera of the logits' size, so that no interpolation stands between."""
     cells = (SIZE[0] // 8, SIZE[1] // 8)
-    geometries = [Geometry(cells, SIZE)] * PICTURES
-    return HeldOut("blobs", inputs(), geometries, targets, {str(i): str(i) for i in range(PICTURES)})
+    geometries = [Geometry(cells, SIZE)] * count
+    return HeldOut("blobs", inputs(count), geometries, targets, {str(i): str(i) for i in range(count)})
 
 
 def judge_of(model: onnx.ModelProto, labelled: bool = True, engine: str = "ort") -> Judge:
@@ -100,8 +100,8 @@ def judge_of(model: onnx.ModelProto, labelled: bool = True, engine: str = "ort")
     return Judge(model, held_out(labels(model) if labelled else None), engine, 1, quiet=True)
 
 
-def _logits(model: onnx.ModelProto) -> np.ndarray:
-    return session_from_model(model, 1).run(["logits"], {"image": np.concatenate(inputs())})[0]
+def _logits(model: onnx.ModelProto, count: int = PICTURES) -> np.ndarray:
+    return session_from_model(model, 1).run(["logits"], {"image": np.concatenate(inputs(count))})[0]
 
 
 def _tensors(values: dict[str, np.ndarray]) -> list[onnx.TensorProto]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from calibration import check
+from calibration.confirm import judges_of
+from calibration.search import Budget
 from calibration.sensitivity import mixed
 from calibration.timing import ROUNDS, Times, interleaved
 from tests import outlier_net
@@ -20,7 +22,7 @@ def test_worse_and_slower_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     model = outlier_net.network("third")
     judge, int8 = outlier_net.judge_of(model, engine="openvino"), mixed(model, outlier_net.ranges(model), ())
     fake_times(monkeypatch, 1.25)
-    found = check.checked(model, int8, judge, quiet=True)
+    found = check.checked(model, int8, judges_of(judge), quiet=True)
     assert len(found["warnings"]) == 2 and "worse than float: mIoU" in found["warnings"][0]
     assert "slower than float here: 10.0 ms against 8.0 ms on openvino" in found["warnings"][1]
     held_out = found["held_out"]
@@ -33,7 +35,7 @@ def test_good_and_fast_has_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     model = outlier_net.network("third")
     judge, mix = outlier_net.judge_of(model, engine="openvino"), mixed(model, outlier_net.ranges(model), ["third"])
     fake_times(monkeypatch, 0.5)
-    found = check.checked(model, mix, judge, max_drop=15, quiet=True)
+    found = check.checked(model, mix, judges_of(judge), Budget(15, {}), quiet=True)
     assert found["warnings"] == [] and "2.00 times as fast" in check.text_of(found)
     assert "WARNING" not in check.text_of(found)
 
@@ -41,7 +43,7 @@ def test_good_and_fast_has_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_simulation_is_not_timed() -> None:
     model = outlier_net.network("third")
     judge = outlier_net.judge_of(model, labelled=False)
-    found = check.checked(model, mixed(model, outlier_net.ranges(model), ()), judge, quiet=True)
+    found = check.checked(model, mixed(model, outlier_net.ranges(model), ()), judges_of(judge), quiet=True)
     assert found["speed"] == "not measured" and "speed: not measured" in check.text_of(found)
     assert "agreement with FP32" in check.text_of(found) and "agreement with FP32" in found["warnings"][0]
 

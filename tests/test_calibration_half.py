@@ -185,8 +185,13 @@ def test_a_table_writes_its_graph_again(twins: tuple[Path, Path], small_onnx: Pa
         ({"onnx_sha256": "0" * 64}, "belongs to the ONNX file with SHA-256 000000000000"),
         ({"repairs": ["bias correction"]}, "weights that were changed (bias correction)"),
         ({"amax": {}}, "no range for"),
+        ({"images": []}, "a list no list"),
+        ({"onnx_sha256": 7}, "a name no text"),
+        ({"float_layers": [["head.bottleneck"]]}, "a name no text"),
+        ({"more": {"no.such": 1.0}}, "has a range for no.such, a tensor that this network does not have"),
+        ({"weights": {"no.such": [1.0]}}, "1 weight range for no.such, the graph has no such convolution"),
         ({"float_layers": ["no.such"]}, "no.such is no convolution"),
-        ({"weights": {"head.bottleneck": [1.0]}}, "1 weight ranges for head.bottleneck"),
+        ({"weights": {"head.bottleneck": [1.0]}}, "1 weight range for head.bottleneck"),
         ({"kind": "bench"}, "no calibration table"),
     ],
 )
@@ -194,7 +199,9 @@ def test_a_table_that_does_not_fit_is_refused(
     change: dict, words: str, twins: tuple[Path, Path], small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = tmp_path / "t.json"
-    path.write_text(json.dumps(json.loads(twins[0].with_suffix(".json").read_text()) | change))
+    table = json.loads(twins[0].with_suffix(".json").read_text())
+    table["amax"] |= change.pop("more", {})
+    path.write_text(json.dumps(table | change))
     assert main(["calibrate", str(small_onnx), "--table", str(path), "-o", str(tmp_path / "m.onnx")]) == 2
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1
@@ -206,6 +213,7 @@ def test_a_table_that_does_not_fit_is_refused(
     [
         ["--data", str(CAMVID)], ["--images", "8"], ["--method", "mse"], ["--percentile", "99.9"], ["--no-check"],
         ["--check"], ["--held-out", "8"], ["--split", "val"], ["--force"], ["--equalise"], ["--class-floor", "Sky=1"],
+        ["--finetune-lr", "0.001"], ["--finetune-batch", "2"], ["--resamples", "2"], ["--device", "cpu"],
     ],
     ids=lambda flags: flags[0],
 )  # fmt: skip
@@ -231,8 +239,8 @@ def test_scales_are_the_next_half_above() -> None:
 
 @pytest.mark.parametrize("amax", [float("nan"), float("inf"), -1.0, 1e7])
 def test_ranges_that_no_scale_holds_are_refused(amax: float) -> None:
-    with pytest.raises(PspnetError, match="cannot be quantised"):
-        scale_from_amax([1.0, amax])
+    with pytest.raises(PspnetError, match=r"the range of head\.x, .* cannot be quantised"):
+        scale_from_amax([1.0, amax], "head.x")
 
 
 def test_learned_ranges_of_weights_saturate_them(small_onnx: Path, twins: tuple[Path, Path]) -> None:

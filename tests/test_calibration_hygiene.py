@@ -86,9 +86,9 @@ def test_splits_other_than_train_are_refused_or_warned_of(
         with pytest.raises(PspnetError, match="flatter the score"):
             calibration_images(data, "auto", split, 4, spec)
         assert calibration_images(data, "auto", split, 4, spec, force=True).inputs
-    for index in range(4):
-        for part, end in (("images", "jpg"), ("labels", "png")):
-            shutil.copy(sorted((copied / "val" / part).iterdir())[0], copied / "val" / part / f"more{index}.{end}")
+    for part in ("images", "labels"):
+        for path in sorted((copied / "train" / part).iterdir())[:4]:
+            shutil.copy(path, copied / "val" / part)
     caplog.clear()
     for data, split in ((copied, "val"), (copied / "val" / "images", None)):
         assert calibration_images(data, "auto", split, 4, spec).split == "val"
@@ -168,3 +168,23 @@ def test_coverage_is_the_share_of_labelled_pixels(spec: ModelSpec) -> None:
     expected = {name: 100 * (pixels[pixels < 255] == c).mean() for c, name in enumerate(data.classes.names)}
     assert len(labels) == 4 and hygiene.coverage(images, CAMVID, "auto") == pytest.approx(expected)
     assert hygiene.coverage(images, CLIP, "auto") is None
+
+
+def test_copies_count_once_and_are_said(spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pixels decide, not names or files: a copy stored in another lossless format is one, too."""
+    originals = [cv2.imread(str(path)) for path in open_dataset("camvid11", CAMVID, "train").images]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, picture in enumerate(originals[:5]):
+        cv2.imwrite(str(folder / f"{index}.png"), picture)
+    cv2.imwrite(str(folder / "1 again.bmp"), originals[1])
+    found = calibration_images(folder, "auto", None, 6, spec)
+    assert sorted(found.names) == ["0.png", "1 again.bmp", "2.png", "3.png", "4.png"]  # " " sorts before "."
+    assert [path.name for path in found.paths] == list(found.names) and len(found.inputs) == len(found.sizes) == 5
+    assert len(set(found.hashes.values())) == 5 and "1 copy among the calibration pictures" in caplog.text
+    for index in range(2, 5):
+        cv2.imwrite(str(folder / f"{index}.png"), originals[0])
+    caplog.clear()
+    with pytest.raises(PspnetError, match=r"^2 different pictures of .*: 4 or more are needed .* --images$"):
+        calibration_images(folder, "auto", None, 6, spec, force=True)
+    assert "4 copies among" in caplog.text

@@ -38,6 +38,8 @@ def test_search_sensitivity_and_front_from_the_command_line(
     flags = ["--max-miou-drop", "20", "--sensitivity", str(tmp_path / "s.png"), "--front", str(tmp_path / "f.json")]
     assert main(["calibrate", str(net), "-o", str(int8), *PICTURES, *flags]) == 0
     printed = capsys.readouterr().out
+    tried = extra(int8, "calibration")["search"]["scored"]
+    assert tried > 1 and f"the fastest of {tried} mixes that loses at most 20 points of" in printed
     assert "in float: third" in printed and "INT8 alone" in printed and "points of agreement with FP32" in printed
     assert "time: not measured" in printed, "ONNX Runtime only simulates"
     assert CalibrationTable.load(int8.with_suffix(".json")).float_layers == ["third"]
@@ -66,6 +68,7 @@ def test_search_sensitivity_and_front_from_the_command_line(
         {"chosen": 99},
         {"table": {**front["table"], "amax": {"x": "abc"}}},
         {"mixes": None},
+        {"mixes": [{key: row[key] for key in row.keys() - {"unseen"}} for row in front["mixes"]]},
     ):
         write_json(tmp_path / "damaged.json", {**front, **change})
         files = {path.name for path in tmp_path.iterdir()}

@@ -35,7 +35,7 @@ def repaired_file(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_file_the_table_and_the_summary_name_every_repair(repaired_file: Path) -> None:
     summary, table = extra(repaired_file, "calibration"), CalibrationTable.load(repaired_file.with_suffix(".json"))
     rows = summary["repairs"]
-    kinds = ("none", "equalisation of", "bias correction of", "fine-tuning, 1 epochs of")
+    kinds = ("none", "equalisation of", "bias correction of", "fine-tuning, 1 epoch of")
     assert all(row["repair"].startswith(kind) for row, kind in zip(rows, kinds, strict=True))
     assert table.repairs == [row["repair"] for row in rows[1:]] and "batch 3" in rows[3]["repair"]
     assert all(0 <= row["value"] <= 100 and 0 <= row["agreement"] <= 100 for row in rows)

@@ -136,7 +136,7 @@ def test_frames_of_a_clip_do_as_well() -> None:
 
 def test_nothing_left_to_score_on_is_said() -> None:
     used = {path.name: hash_of(path) for path in TRAIN.iterdir()}
-    with pytest.raises(PspnetError, match=r"0 pictures of images are left .* --images"):
+    with pytest.raises(PspnetError, match=r"0 pictures of images left .* --images"):
         held_out_pictures(TRAIN, "auto", None, used, 8, outlier_net.spec())
 
 

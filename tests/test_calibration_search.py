@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calibration import front
+from calibration.confirm import judges_of
 from calibration.rates import RATES
 from calibration.score import Judge
 from calibration.search import Budget, Search, budget_from_text, search
@@ -82,7 +83,8 @@ def test_a_budget_that_nothing_keeps_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("floors", "words"),
-    [(["Pedestrian"], "CLASS=POINTS"), (["=1"], "CLASS=POINTS"), (["Sky=much"], "CLASS=POINTS"),
+    [(["Sky=1", "Car=1", "Sky=2"], "Sky twice"),
+     (["Pedestrian"], "CLASS=POINTS"), (["=1"], "CLASS=POINTS"), (["Sky=much"], "CLASS=POINTS"),
      (["Moon=1"], "no such class"), (["Sky=-1"], "budget of -1 points"), (["Sky=nan"], "budget of nan points")],
 )  # fmt: skip
 def test_bad_floors_are_refused(floors: list[str], words: str) -> None:
@@ -99,7 +101,7 @@ def fronted(engine: str, device: str | None) -> tuple[dict, Search, Judge]:
     model, budget = outlier_net.network("third"), Budget(15.0, {})
     table, judge = outlier_net.ranges(model), outlier_net.judge_of(model, engine=engine)
     found = search(model, table, judge, budget, RATE, quiet=True)
-    return front.front_of(model, table, judge, budget, found, device, quiet=True), found, judge
+    return front.front_of(model, table, judges_of(judge, ("mix",)), budget, found, device, quiet=True), found, judge
 
 
 def assert_pareto(result: dict) -> None:
