@@ -276,7 +276,8 @@ def _logits_error(segmenters: list[CpuSegmenter], runners: list[KeepingRunner]) 
 def _facts(path: Path, runner: Runner, segmenter: CpuSegmenter, scores: dict[str, Any] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "artefact": path.name, "sha256": sha256_of(path), "engine": runner.engine, "precision": runner.precision,
-        "network_size": list(runner.spec.input_size), "fit": segmenter.fit, "scores": scores,
+        "provenance": runner.provenance or None, "network_size": list(runner.spec.input_size), "fit": segmenter.fit,
+        "scores": scores,
     }  # fmt: skip
     if path.suffix == ".onnx":
         model = read_model(path)

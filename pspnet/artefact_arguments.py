@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pspnet.shared_arguments import DATASETS, add_data, add_engine
+from pspnet.shared_arguments import DATASETS, ENGINES_OF_ONNX, add_data, add_engine
 
 OF_PICTURES = (
     "data", "dataset", "split", "images", "method", "percentile", "held_out", "check", "resamples", "sensitivity",
@@ -86,7 +86,7 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
         help="how many of the same split (default 24); of 16 or more, half choose and half score what was chosen",
     )  # fmt: skip
     verb.add_argument("--resamples", type=int, default=None, help="bootstrap samples that show the spread (default 0)")
-    add_engine(verb, "; of what is compared")
+    add_engine(verb, "; of what is compared", ENGINES_OF_ONNX)
     verb.add_argument("--equalise", action="store_true", help="cross-layer equalisation: channels of maps to one range")
     verb.add_argument("--bias-correction", action="store_true", help="take the mean error of rounding out of biases")
     verb.add_argument(

@@ -103,6 +103,8 @@ def calibrate(args: argparse.Namespace) -> None:
         raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
     output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
     _check_onnx_name(output)
+    if args.engine in ("torch", "tensorrt"):
+        raise PspnetError(f"calibrate compares ONNX files, which --engine {args.engine} does not run: leave it out")
     if args.rerank:
         return _rerank(args, model, output)
     if args.table:

@@ -20,7 +20,7 @@ _CANDIDATE = {
     "name": TEXT, "artefact": TEXT, "engine": TEXT, "precision": TEXT, "file_bytes": NUMBER, "network_size": [INTEGER],
     "fit": TEXT, "service_ms": (_PERCENTILES,), "stages_ms": (dict.fromkeys(STAGES, (_PERCENTILES,)),),
     "throughput_fps": (_INTERVAL,), "ratio_to_first": (_INTERVAL,), "scores": (_SCORES,), "pictures": [TEXT],
-    "palette": ({"*": [INTEGER]},),
+    "palette": ({"*": [INTEGER]},), "provenance": ({"tensorrt": TEXT, "gpu": {"name": TEXT}},),
 }  # fmt: skip
 _BENCH = {
     "created": TEXT, "command": TEXT, "version": TEXT, "rounds": INTEGER, "frames_per_round": INTEGER,
@@ -64,6 +64,7 @@ def read_bench(path: str | Path) -> dict[str, Any]:
     for i, candidate in enumerate(bench["candidates"]):
         if isinstance(candidate, dict):
             candidate.setdefault("palette", None)
+            candidate.setdefault("provenance", None)
         _check(candidate, _CANDIDATE, f"candidates[{i}]", path)
         _check_range(candidate, f"candidates[{i}]", path)
     return bench | {"path": Path(path)}

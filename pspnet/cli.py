@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pspnet import artefact_arguments, training_arguments
+from pspnet import artefact_arguments, engine_arguments, training_arguments
 from pspnet.errors import PspnetError, is_out_of_memory
 from pspnet.outputs import check_outputs
 from pspnet.spec import FITS, size_from_text
@@ -53,6 +53,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"pspnet: {message}. See: {self.prog} --help\n")
 
 
+class ShowVersion(argparse.Action):
+    """--version, which looks the version up only when asked: every other command starts without it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print it and end."""
+        from pspnet.wording import own_version
+
+        print(f"pspnet-edge {own_version()}")
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 130 interrupted."""
     args = argparse.Namespace()
@@ -62,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = FOLDERS.get(args.command, "")
         files = [name for name in OUTPUTS if name != folder and (args.command, name) != ("doctor", "output")]
         check_outputs(_paths(args, INPUTS), _paths(args, files), _paths(args, [folder]))
-        from pspnet import artefact_commands, commands, compression_commands, training_commands
+        from pspnet import artefact_commands, commands, compression_commands, engine_commands, training_commands
 
-        modules = (training_commands, compression_commands, artefact_commands, commands)
+        modules = (training_commands, compression_commands, artefact_commands, engine_commands, commands)
         code = next(getattr(m, args.command) for m in modules if hasattr(m, args.command))(args) or 0
         sys.stdout.flush()
         return code
@@ -144,6 +155,7 @@ def explain_missing(error: ImportError) -> str | None:
 def parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
     top = Parser(prog="pspnet", description="PSPNet from training to driving cameras.")
+    top.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and end")
     verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     training_arguments.add_train(verbs)
     training_arguments.add_evaluate(verbs)
@@ -151,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     artefact_arguments.add_export(verbs)
     artefact_arguments.add_verify(verbs)
     artefact_arguments.add_calibrate(verbs)
+    engine_arguments.add_build(verbs)
     artefact_arguments.add_run(verbs)
     artefact_arguments.add_bench(verbs)
     artefact_arguments.add_demo(verbs)

@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> None:
     region = region_from_text(args.region) if args.region else None
     with (
         open_sources(args.sources, args.realtime) as source,
-        open_runner(args.artefact, args.engine, args.threads) as runner,
+        open_runner(args.artefact, args.engine, args.threads, args.pin) as runner,
     ):
         licence = runner.spec.licence or "not stated"
         note = f"labels predicted by {Path(args.artefact).name}; its training data: {licence}"
         sinks = open_sinks(args.output, args.video, args.jsonl, runner.spec, note, source.fps, args.alpha)
         summary = segment_stream(source, CpuSegmenter(runner, args.fit, region), sinks, limit=args.limit)
     summary |= {"source": source.name, "artefact": Path(args.artefact).name}
-    summary |= {"engine": runner.engine, "precision": runner.precision}
+    summary |= {"engine": runner.engine, "precision": runner.precision, "provenance": runner.provenance or None}
     if args.json:
         write_json(args.json, summary)
     service = summary["service_ms"]
@@ -108,6 +108,11 @@ def inspect(args: argparse.Namespace) -> int:
         from pspnet.checkpoint import read_checkpoint
 
         facts = describe.facts_of_checkpoint(args.artefact, *read_checkpoint(args.artefact))
+    elif Path(args.artefact).suffix == ".engine":
+        from runtime.passport import Passport, passport_path
+
+        passport = Passport.load(passport_path(describe.checked_file(args.artefact)))
+        facts = describe.facts_of_engine(args.artefact, passport.model_spec, dataclasses.asdict(passport))
     else:
         facts = describe.facts_of(args.artefact)
     shown = {name: facts[name] for name in lint.HEAD if name in facts} if args.target else facts
@@ -124,12 +129,13 @@ def inspect(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace) -> None:
     """Print what this machine can do, where a missing library is no failure, or with --data what a data set holds."""
     from pspnet import doctor as examine
+    from runtime import cuda_report, tensorrt_report
 
     if args.data:
         return _doctor_data(args)
     if args.output or args.dataset != "auto":
         raise PspnetError("-o and --dataset are for a data set: give --data DIR too")
-    lines = examine.checks()
+    lines = [*examine.checks(), *tensorrt_report.checks(), *cuda_report.checks()]
     print(examine.report(lines))
     if args.json:
         write_json(args.json, {"machine": examine.machine(), "checks": [dataclasses.asdict(line) for line in lines]})

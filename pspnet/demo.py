@@ -70,19 +70,15 @@ def demo(output: Path) -> None:
 def tensorrt_line(model: Path) -> str:
     """The command that builds and measures a TensorRT engine here, or what is missing for it."""
     missing = []
+    if find_spec("pycuda") is None and find_spec("cuda") is None:
+        missing.append("pycuda or cuda-bindings (pip install cuda-bindings)")
     if find_spec("tensorrt") is None:
         missing.append("the tensorrt package (on a Jetson: JetPack's, in a venv with --system-site-packages)")
     if not (shutil.which("nvidia-smi") or Path("/dev/nvhost-gpu").exists() or Path("/dev/nvgpu").exists()):
         missing.append("an NVIDIA GPU with its driver")
     if missing:
         return f"No TensorRT engine was built: this machine lacks {' and '.join(missing)}."
-    import tensorrt
-
-    flags = "" if int(tensorrt.__version__.split(".")[0]) >= 11 else " --int8 --fp16"  # 11 takes types from the graph
-    return (
-        f"Build and measure a TensorRT engine: trtexec --onnx={model} --shapes=image:1x360x480x3{flags} "
-        f"--saveEngine={model.with_suffix('.engine')}"
-    )
+    return f"Build and measure a TensorRT engine: pspnet build {shlex.quote(str(model))} --data {_shown(IMAGES)}"
 
 
 def _steps(output: Path) -> list[Step]:

@@ -14,7 +14,10 @@ from pspnet.files import read_json, sha256_of
 from pspnet.guest import GuestSpec, guest_spec, spec_file
 from pspnet.spec import ModelSpec
 
-KINDS = "a checkpoint (.pt), an ONNX file (.onnx), or what calibrate, bench, verify or evaluate wrote (.json)"
+KINDS = (
+    "a checkpoint (.pt), an ONNX file (.onnx), an engine (.engine), or what calibrate, build, bench, verify or "
+    "evaluate wrote (.json)"
+)
 LISTED = 8
 """Of long lists, so many entries are printed; the JSON has all of them."""
 
@@ -22,14 +25,12 @@ Facts = dict[str, Any]
 
 
 def facts_of(path: str | Path) -> Facts:
-    """Everything that an ONNX file, or a JSON file of calibrate, bench, verify or evaluate says, "kind" first.
+    """Everything that an ONNX file, or a JSON file of calibrate, build, bench, verify or evaluate says, "kind" first.
 
-    PspnetError where the file is missing, damaged or of another kind. Checkpoints go to `facts_of_checkpoint`.
+    PspnetError where the file is missing, damaged or of another kind. Checkpoints go to `facts_of_checkpoint`, engines
+    to `facts_of_engine`.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
-        raise PspnetError(f"{path} {what}: give {KINDS}")
+    path = checked_file(path)
     if path.suffix == ".onnx":
         return _onnx(path)
     raw = read_json(path, "file") if path.suffix == ".json" else None
@@ -41,6 +42,8 @@ def facts_of(path: str | Path) -> Facts:
         return _verify(path, raw)
     if isinstance(raw, dict) and {"miou", "per_class", "protocol"} <= set(raw):
         return {"kind": "evaluate", **_file(path), **raw}
+    if isinstance(raw, dict) and raw.get("kind") in ("engine passport", "build"):
+        return {"kind": raw.pop("kind"), **_file(path), **raw}
     raise PspnetError(f"{path} is of no kind that can be inspected: give {KINDS}")
 
 
@@ -52,6 +55,24 @@ def facts_of_checkpoint(path: str | Path, spec: ModelSpec, raw: dict[str, Any]) 
         "types": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in raw["model"].values()}),
         "contents": sorted(raw), "spec": _spec(spec),
     }  # fmt: skip
+
+
+def facts_of_engine(path: str | Path, spec: ModelSpec, passport: dict[str, Any]) -> Facts:
+    """The same for an engine and the fields of its passport; TensorRT and the GPU are not asked."""
+    file, stated = _file(Path(path)), passport["plan_sha256"]
+    others = {name: value for name, value in passport.items() if name not in ("plan_sha256", "plan_bytes", "spec")}
+    same = file["sha256"] == stated and file["file_bytes"] == passport["plan_bytes"]
+    other = f"no, it is of a plan with {passport['plan_bytes']} bytes and SHA-256 {stated}: the engine will be refused"
+    return {"kind": "engine", **file, "passport_fits": "yes" if same else other, **others, "spec": _spec(spec)}
+
+
+def checked_file(path: str | Path) -> Path:
+    """PspnetError where there is no ordinary file at `path`."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no ordinary file" if path.exists() else "does not exist"
+        raise PspnetError(f"{path} {what}: give {KINDS}")
+    return path
 
 
 def text_of(facts: Facts) -> str:

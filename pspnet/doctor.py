@@ -65,9 +65,7 @@ LIBRARIES = (
     Library("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "export, calibrate, demo, and --engine ort", "cpu"),
     Library("onnxscript", ("onnxscript",), "export, demo", "export"),
     Library("onnxsim", ("onnxsim",), "export, demo", "export"),
-    Library("tensorrt", ("tensorrt",), "building TensorRT engines from exported files", "tensorrt", needs_gpu=True),
-    Library("pycuda.driver", ("pycuda",), "", needs_gpu=True),
-    Library("cuda.bindings", ("cuda-bindings",), "", needs_gpu=True),
+    Library("tensorrt", ("tensorrt",), "build, and every command on an engine (.engine)", "tensorrt", needs_gpu=True),
 )
 
 
@@ -159,6 +157,11 @@ def is_jetson() -> bool:
     return any(word in _board() for word in ("Jetson", "Tegra", "Orin"))
 
 
+def has_nvidia_gpu() -> bool:
+    """Whether nvidia-smi lists a GPU, or this is a Jetson."""
+    return bool(_nvidia()) or is_jetson()
+
+
 def _board() -> str:
     return _text("/proc/device-tree/model").strip("\0\n ")
 
@@ -181,9 +184,7 @@ def _library(library: Library) -> Check:
     absent = isinstance(cause, ModuleNotFoundError) and library.module.startswith(cause.name or "?") and not version
     reason = " ".join(str(cause).split())[:200] or type(cause).__name__
     detail = "not installed" if absent else f"{version} cannot be imported: {reason}".strip()
-    if not library.lacks:
-        return Check("Libraries", library.module, NOTE, f"{detail}; no command needs it")
-    if library.needs_gpu and not (_nvidia() or is_jetson()):
+    if library.needs_gpu and not has_nvidia_gpu():
         return Check("Libraries", library.module, NOTE, f"{detail}; of use on an NVIDIA GPU only", library.lacks)
     return Check("Libraries", library.module, MISSING, detail, library.lacks, _fix(library, cause))
 
@@ -237,7 +238,6 @@ def _engines() -> list[Check]:
         ("openvino", "devices", lambda module: module.Core().available_devices),
         ("onnxruntime", "providers", lambda module: module.get_available_providers()),
         ("torch", "CUDA", lambda module: ["available" if module.cuda.is_available() else "not available"]),
-        ("tensorrt", "version", lambda module: [module.__version__]),
     )
     lines = []
     for name, what, ask in asked:

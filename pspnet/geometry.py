@@ -102,10 +102,17 @@ class Geometry:
             positions.append((position, seen))
         return positions
 
-    def network_image(self, image: np.ndarray, pad: tuple[int, int, int], out: np.ndarray | None = None) -> np.ndarray:
+    def network_image(
+        self,
+        image: np.ndarray,
+        pad: tuple[int, int, int],
+        out: np.ndarray | None = None,
+        resized: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The network's picture (h, w, 3) uint8 of a camera picture (H, W, 3) uint8, bilinear, bands as they come.
 
         pad: value of the letterbox border, one per band. out: written and returned where given, else a new array.
+        resized: (*self.resized, 3) uint8, memory for the picture before it is padded or cut; unused where it is not.
         """
         if image.shape[:2] != self.camera_size:
             raise PspnetError(f"picture is {image.shape[0]}x{image.shape[1]}, the geometry is for {self.camera_size}")
@@ -116,7 +123,7 @@ class Geometry:
         if self.resized == self.network_size:
             cv2.resize(seen, (columns, rows), dst=out, interpolation=cv2.INTER_LINEAR)
             return out
-        resized = cv2.resize(seen, (columns, rows), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(seen, (columns, rows), dst=resized, interpolation=cv2.INTER_LINEAR)
         (into_y, from_y), (into_x, from_x) = (
             _overlap(o, r, n) for o, r, n in zip(self.offset, self.resized, self.network_size, strict=True)
         )
@@ -133,10 +140,19 @@ def direct_map(pixels: int, cells: int, align_corners: bool) -> tuple[float, flo
     return cells / pixels, 0.5 * cells / pixels - 0.5
 
 
-def network_input(bgr: np.ndarray, geometry: Geometry, spec: NetworkSpec, out: np.ndarray | None = None) -> np.ndarray:
-    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean."""
+def network_input(
+    bgr: np.ndarray,
+    geometry: Geometry,
+    spec: NetworkSpec,
+    out: np.ndarray | None = None,
+    resized: np.ndarray | None = None,
+) -> np.ndarray:
+    """The network's input (h, w, 3) uint8 RGB of a picture (H, W, 3) uint8 BGR; letterbox borders are the mean.
+
+    out, resized: memory, as for `Geometry.network_image`.
+    """
     red, green, blue = (round(value) for value in spec.mean)
-    picture = geometry.network_image(bgr, (blue, green, red), out)
+    picture = geometry.network_image(bgr, (blue, green, red), out, resized)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 

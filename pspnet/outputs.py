@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pspnet.errors import PspnetError
-from pspnet.files import read_json, replaceable_file
+from pspnet.files import passport_path, read_json, replaceable_file
 
 LONGEST_NAME = 220
 """Bytes of a file's name: file systems take 255, and the temporary file beside it needs a longer one."""
@@ -21,8 +21,8 @@ def check_outputs(
 
     files: outputs that are files; folders: those that are folders, which may exist. Folders that are missing on the way
     to an output are fine where they can be made. An input is also whatever a folder holds, directly or through links, a
-    list of pictures names, and what belongs to an ONNX file: a guest's spec, a calibration table, weights beside it.
-    Called before the work begins, so that hours are not lost to a mistyped path.
+    list of pictures names, and what belongs to an ONNX file (a guest's spec, a calibration table, weights beside it) or
+    to an engine (its passport). Called before the work begins, so that hours are not lost to a mistyped path.
     """
     sources = [Path(path) for path in inputs]
     outputs = [*((path, False) for path in files), *((path, True) for path in folders)]
@@ -74,6 +74,8 @@ def _reads(source: Path, file: Path) -> bool:
         return False
     if source.suffix == ".onnx":
         return _belongs_to_model(source, file)
+    if source.suffix == ".engine":
+        return str(file) == os.path.realpath(passport_path(source))
     return source.suffix in (".txt", ".json") and _names(source, file)
 
 

@@ -95,7 +95,9 @@ def classes(candidates: Sequence[Candidate]) -> str:
 
 def detail(c: Candidate) -> str:
     """What tells a candidate from others of the same artefact: engine, precision and, where needed, its bench file."""
-    return ", ".join(part for part in (c["engine"], c["precision"], c["file"]) if part)
+    made = c["provenance"]
+    engine = f"{c['engine']} {made['tensorrt']} on {made['gpu']['name']}" if made else c["engine"]
+    return ", ".join(part for part in (engine, c["precision"], c["file"]) if part)
 
 
 def chip(c: Candidate, name: str) -> str:

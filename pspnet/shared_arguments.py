@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+ENGINES = "auto (default), openvino, ort, torch or tensorrt"
+ENGINES_OF_ONNX = "auto (default), openvino or ort"
 DATASETS = "auto (default), cityscapes, camvid11, bdd100k, list or folder"
 
 
@@ -13,7 +15,7 @@ def add_data(verb: argparse.ArgumentParser, required: bool) -> None:
     verb.add_argument("--dataset", default="auto", help=DATASETS)
 
 
-def add_engine(verb: argparse.ArgumentParser, more: str = "") -> None:
-    """The arguments that choose an engine; `more` ends its help text."""
-    verb.add_argument("--engine", default="auto", help=f"auto (default), openvino, ort or torch{more}")
+def add_engine(verb: argparse.ArgumentParser, more: str = "", engines: str = ENGINES) -> None:
+    """The arguments that choose one of `engines`; `more` ends its help text."""
+    verb.add_argument("--engine", default="auto", help=f"{engines}{more}")
     verb.add_argument("--threads", type=int, default=None, help="CPU threads of the engine (default: every core)")

@@ -88,7 +88,7 @@ def add_prune(verbs: argparse._SubParsersAction) -> None:
 def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     """`pspnet evaluate`."""
     verb = verbs.add_parser("evaluate", help="mIoU of a checkpoint or an ONNX file, on any engine")
-    verb.add_argument("artefact", help="best.pt or model.onnx")
+    verb.add_argument("artefact", help="best.pt, model.onnx or model.engine")
     add_data(verb, required=True)
     verb.add_argument("--split", default="val", help="train, val (default), test or all")
     add_engine(verb)

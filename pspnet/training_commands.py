@@ -152,6 +152,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if corruptions:
             scores["corruptions"] = evaluation.corruption_scores(runner, dataset, mode, corruptions, args.fit)
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
+        scores["protocol"] |= {"provenance": runner.provenance or None}
         scores["protocol"] |= {"artefact": artefact.name, "sha256": sha256_of(artefact)}
     print(evaluation.text_of(scores))
     if args.confusion:

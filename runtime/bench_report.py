@@ -5,26 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pspnet.doctor import machine
+from pspnet.wording import own_version
 
 
 def stamped(result: dict[str, Any], program: str = "pspnet") -> dict[str, Any]:
     """`result` with what a figure needs to be believed: date, command (that of `program`), version and machine."""
     return {
         "kind": "bench", "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": f"{program} {shlex.join(sys.argv[1:])}", "version": _version(),
+        "command": f"{program} {shlex.join(sys.argv[1:])}", "version": own_version(),
         "machine": machine(), **result,
     }  # fmt: skip
-
-
-def _version() -> str:
-    try:
-        return version("pspnet-edge")
-    except PackageNotFoundError:
-        return "checkout, not installed"
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -49,8 +42,9 @@ def print_table(result: dict[str, Any]) -> None:
         medians = [f"{entry['stages_ms'][stage]['p50']:8.2f}" for stage in stages]
         print(f"{entry['name']:{width}}  {' '.join(medians)}")
     scores = entries[0]["scores"]
+    gpus = {f", {p['gpu']['name']} (TensorRT {p['tensorrt']})" for entry in entries if (p := entry.get("provenance"))}
     images = f"; mIoU on {scores['protocol']['images']} images of {scores['protocol']['split']}" if scores else ""
     print(
         f"{result['rounds']} interleaved rounds of {result['frames_per_round']} frames of {result['source']}, "
-        f"{result['threads']} threads, {result['machine']['cpu']}{images}"
+        f"{result['threads']} threads, {result['machine']['cpu']}{''.join(sorted(gpus))}{images}"
     )

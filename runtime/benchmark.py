@@ -27,7 +27,7 @@ from pspnet.image import write_image
 from pspnet.metadata import stored_bytes
 from runtime.overlay import blend
 from runtime.pipeline import percentiles
-from runtime.runner import Runner, open_runner
+from runtime.runner import Runner, open_runner, runs_on
 from runtime.segmenter import CpuSegmenter
 from runtime.sink import NullSink
 from runtime.source import open_source
@@ -135,7 +135,8 @@ def _figures(candidate: Candidate, first: Candidate) -> dict[str, Any]:
     spec = candidate.runner.spec
     return {
         "name": candidate.name, "artefact": candidate.path.name, "engine": candidate.runner.engine,
-        "precision": candidate.runner.precision, "file_bytes": stored_bytes(candidate.path),
+        "precision": candidate.runner.precision, "provenance": candidate.runner.provenance or None,
+        "file_bytes": stored_bytes(candidate.path),
         "sha256": sha256_of(candidate.path), "network_size": list(spec.input_size),
         "fit": candidate.segmenter.fit, "palette": dict(zip(spec.class_names, map(list, spec.palette), strict=True)),
         "service_ms": percentiles(service.tolist()),
@@ -165,7 +166,7 @@ def open_candidates(
     threads = os.cpu_count() or 1 if threads is None else threads
     names = engines.split(",")
     paths = [Path(artefact) for artefact in artefacts]
-    pairs = [(path, name) for path in paths for name in names if _suits(path, name)]
+    pairs = [(path, name) for path in paths for name in names if runs_on(path, name)]
     pairs += [(path, names[0]) for path in paths if path not in {path for path, _ in pairs}]
     pairs += [(paths[0], name) for name in names if name not in {name for _, name in pairs}]
     candidates = []
@@ -173,7 +174,3 @@ def open_candidates(
         runner = stack.enter_context(open_runner(path, name, threads))
         candidates.append(Candidate(path, runner, CpuSegmenter(runner, fit)))
     return candidates, threads
-
-
-def _suits(path: Path, engine: str) -> bool:
-    return engine == "auto" or (engine == "torch") == (path.suffix == ".pt")

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -19,7 +19,10 @@ from runtime.fp16_simulation import SIMULATED
 from runtime.frame import Frame, Segmentation
 
 MOST_THREADS = 1024
-ENGINES = ("auto", "openvino", "ort", "torch")
+ENGINES = ("auto", "openvino", "ort", "torch", "tensorrt")
+ENGINES_OF = {".pt": ("torch",), ".onnx": ("openvino", "ort"), ".engine": ("tensorrt",)}
+"""The engines that run an artefact, by its suffix."""
+
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
@@ -38,6 +41,11 @@ class Runner(Protocol):
 
     @property
     def spec(self) -> NetworkSpec: ...
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What figures state beside engine and precision: what an engine was built of, by what and for which GPU."""
+        ...
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB at the spec's input size -> what it `gives`, on the host.
@@ -78,6 +86,11 @@ class ClosingRunner:
     name = "the network"
     gives = "logits"
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Nothing beside engine and precision."""
+        return {}
+
     def at_size(self, size: tuple[int, int]):  # type: ignore[no-untyped-def]
         """The runner itself where `size` is its own, else PspnetError."""
         height, width = self.spec.input_size  # type: ignore[attr-defined]
@@ -100,12 +113,15 @@ class ClosingRunner:
         self.close()
 
 
-def open_runner(path: str | Path, engine: str = "auto", threads: int | None = None) -> Runner:
-    """The runner of an artefact: a checkpoint (.pt) on PyTorch, an ONNX file on OpenVINO or ONNX Runtime.
+def open_runner(
+    path: str | Path, engine: str = "auto", threads: int | None = None, pinned_sha256: str | None = None
+) -> Runner:
+    """The runner of an artefact: a checkpoint (.pt) on PyTorch, an ONNX file on OpenVINO or ONNX Runtime, an .engine
+    on TensorRT.
 
     An ONNX file without a spec of ours is a guest, described by the JSON file beside it.
     engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent or the file is typed float16.
-    threads: None takes every core.
+    threads: of the CPU; None takes every core. pinned_sha256: what the hash of an .engine must be.
     """
     path = Path(path)
     threads = os.cpu_count() or 1 if threads is None else threads
@@ -113,20 +129,17 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
         raise PspnetError(f"threads is {threads}: give --threads 1 to {MOST_THREADS}")
     if engine not in ENGINES:
         raise PspnetError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)} with --engine")
-    if not path.is_file():
-        raise PspnetError(f"{path} is no file: give a checkpoint (.pt) or an ONNX file")
+    _check_artefact(path, engine)
+    if pinned_sha256 is not None and path.suffix != ".engine":
+        raise PspnetError(f"{path} is no TensorRT engine, whose hash --pin fixes: leave out --pin")
     if path.suffix == ".pt":
-        if engine not in ("auto", "torch"):
-            raise PspnetError(
-                f"{path} is a checkpoint, which runs on torch, not {engine}: `pspnet export {path}` first"
-            )
         from runtime.torch_runner import TorchRunner
 
         return TorchRunner.from_checkpoint(path, threads)
-    if path.suffix != ".onnx":
-        raise PspnetError(f"{path} is no artefact that can be run here: give a .pt checkpoint or an .onnx file")
-    if engine == "torch":
-        raise PspnetError(f"{path} is an ONNX file, which runs on openvino or ort: leave out --engine torch")
+    if path.suffix == ".engine":
+        from runtime.tensorrt_runner import TensorRTRunner
+
+        return TensorRTRunner(path, pinned_sha256=pinned_sha256)
     if engine == "auto":
         half = str(extra(path, "precision")) in SIMULATED
         engine = "openvino" if _installed("openvino") and not half else "ort"
@@ -141,6 +154,30 @@ def open_runner(path: str | Path, engine: str = "auto", threads: int | None = No
     from runtime.ort import OrtRunner
 
     return OrtRunner(path, threads)
+
+
+def runs_on(path: str | Path, engine: str) -> bool:
+    """Whether an artefact of this name can run on `engine`; "auto" always can."""
+    return engine == "auto" or engine in ENGINES_OF.get(Path(path).suffix, ())
+
+
+def _check_artefact(path: Path, engine: str) -> None:
+    """PspnetError where there is no file, or none that the engine runs."""
+    if not path.is_file():
+        raise PspnetError(f"{path} is no file: give a checkpoint (.pt), an ONNX file or a TensorRT engine (.engine)")
+    if path.suffix not in ENGINES_OF:
+        raise PspnetError(
+            f"{path} is no artefact that can be run here: give a .pt checkpoint, an .onnx file or an .engine"
+        )
+    if runs_on(path, engine):
+        return
+    if path.suffix == ".pt":
+        raise PspnetError(f"{path} is a checkpoint, which runs on torch, not {engine}: `pspnet export {path}` first")
+    if path.suffix == ".engine":
+        raise PspnetError(f"{path} is a TensorRT engine, which runs on tensorrt: leave out --engine {engine}")
+    if engine == "tensorrt":
+        raise PspnetError(f"{path} is an ONNX file: build an engine of it with `pspnet build {path}`, and give that")
+    raise PspnetError(f"{path} is an ONNX file, which runs on openvino or ort: leave out --engine {engine}")
 
 
 def check_constants(model: onnx.ModelProto, path: str | Path) -> None:

@@ -88,7 +88,7 @@ class FolderSink(_Output):
             with _writing(self._target):
                 for part in ("images", "labels"):
                     (self._folder / part).mkdir()
-            write_json(self._folder / "classes.json", _classes_json(self._spec, self._licence))
+            write_json(self._folder / "classes.json", classes_json(self._spec, self._licence))
             undo.pop_all()
         return self
 
@@ -257,7 +257,8 @@ def _write_encoded(path: Path, image: np.ndarray, *options: int) -> None:
     path.write_bytes(cv2.imencode(path.suffix, image, list(options))[1].tobytes())
 
 
-def _classes_json(spec: NetworkSpec, licence: str) -> dict[str, object]:
+def classes_json(spec: NetworkSpec, licence: str) -> dict[str, object]:
+    """What classes.json of a `folder` data set holds for the classes of a network."""
     return {
         "classes": list(spec.class_names),
         "ignore_index": IGNORE,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from pspnet.dataset import Dataset
+from tests.doubles import cuda_driver
+from tests.doubles.cuda_driver import CudaDouble
+from tests.doubles.tensorrt_double import install
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +94,44 @@ def small_onnx(small_checkpoint: Path) -> Path:
 
     path = small_checkpoint.with_suffix(".onnx")
     export(small_checkpoint, path)
+    return path
+
+
+@pytest.fixture
+def cuda_double() -> Iterator[CudaDouble]:
+    """The CUDA driver double, fresh, as this process's libcuda.so.1: cuda-bindings and PyCUDA run on the CPU."""
+    reason = cuda_driver.reason_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    double = cuda_driver.load()
+    double.reset()
+    yield double
+    double.reset()
+
+
+@pytest.fixture(params=["10.3.0", "11.4.0"])
+def trt(request: pytest.FixtureRequest, cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """TensorRT's double of either generation, as this process's `tensorrt`, on the driver double."""
+    return install(monkeypatch, request.param)
+
+
+@pytest.fixture(scope="session")
+def small_plans() -> dict[str, Any]:
+    """The plans and passports that `small_engine` has built, by version of TensorRT."""
+    return {}
+
+
+@pytest.fixture
+def small_engine(trt: ModuleType, small_plans: dict[str, Any], small_onnx: Path, tmp_path: Path) -> Path:
+    """`small_onnx` as a float32 engine for 1 to 3 pictures, with its passport, built by `trt`."""
+    from tests.engines import save_engine, write_engine
+
+    path, version = tmp_path / "model.engine", trt.__version__
+    if version in small_plans:
+        write_engine(path, *small_plans[version])
+    else:
+        passport = save_engine(path, small_onnx, "weak" if version < "11" else "strong", batch=3)
+        small_plans[version] = path.read_bytes(), passport
     return path
 
 

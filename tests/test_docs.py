@@ -32,6 +32,7 @@ def test_commands_are_taken_by_the_parser(page: Path) -> None:
             "train",
             "export",
             "calibrate",
+            "build",
             "run",
             "bench",
             "report",

@@ -90,3 +90,6 @@ def test_tensorrt_line_says_what_is_missing_or_how_to_build(monkeypatch: pytest.
     monkeypatch.setattr(Path, "exists", lambda self: False)
     line = demo.tensorrt_line(Path("m.int8.onnx"))
     assert "tensorrt" in line and "NVIDIA GPU" in line and "\n" not in line
+    monkeypatch.setattr(demo, "find_spec", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert "pspnet build m.int8.onnx --data" in demo.tensorrt_line(Path("m.int8.onnx"))

@@ -212,6 +212,6 @@ def test_inspect_shows_a_foreign_onnx_and_refuses_a_mismatch(model, tmp_path, ca
 def test_inspect_names_what_it_can_inspect(tmp_path, capsys, name, data):
     (tmp_path / name).write_bytes(data)
     assert main(["inspect", str(tmp_path / name)]) == 2
-    assert "or what calibrate, bench, verify or evaluate wrote (.json)" in capsys.readouterr().err
+    assert "or what calibrate, build, bench, verify or evaluate wrote (.json)" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "absent.onnx")]) == 2
     assert "does not exist" in capsys.readouterr().err

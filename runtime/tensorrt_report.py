@@ -1,0 +1,23 @@
+"""TensorRT's part of `pspnet doctor`: whether the installed one is new enough and can be loaded."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from pspnet.doctor import MISSING, OK, Check
+from pspnet.errors import PspnetError
+from runtime.tensorrt_library import library_version
+
+NEEDED_BY = "build, and every command on a TensorRT engine (.engine)"
+
+
+def checks() -> list[Check]:
+    """One line where there is a TensorRT; that there is none is told with the other libraries."""
+    if "tensorrt" not in sys.modules and find_spec("tensorrt") is None:
+        return []
+    try:
+        return [Check("Engines", "tensorrt", OK, f"{library_version()} builds and runs engines")]
+    except PspnetError as error:
+        what, _, fix = str(error).partition(". ")
+        return [Check("Engines", "tensorrt", MISSING, what, NEEDED_BY, fix)]
