@@ -51,7 +51,7 @@ if {RUNS}; then exec tail -s 0.2 --pid="$(cat pid)" -c "+$2" -f log; fi
 exec tail -c "+$2" log"""
 END = f"""cd "$1" || exit 0
 if {RUNS}; then
-    kill -s CONT -- "-$(cat pid)"
+    kill -s INT -- "-$(cat pid)"
     for i in $(seq 300); do if [ -f exit ]; then break; fi; sleep 0.1; done
     kill -s KILL -- "-$(cat pid)" || true
 fi 2> /dev/null

@@ -40,7 +40,8 @@ with open(home / "calls.jsonl", "a") as calls:
 try:
     for step in range({STEPS}):
         print(f"step {{step}}", file=sys.stderr, flush=True)
-        while step == {HELD_AT} and "--tiling" in sys.argv and not (home / "go").exists():
+        end = time.monotonic() + {WAIT_S}
+        while step == {HELD_AT} and "--tiling" in sys.argv and not (home / "go").exists() and time.monotonic() < end:
             time.sleep(0.02)
 except KeyboardInterrupt:
     (home / "interrupted").touch(); sys.exit(130)

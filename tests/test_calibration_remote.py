@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from calibration import remote
+from calibration import board_build, remote
 from pspnet import cli
 from pspnet.files import sha256_of
 from tests.board_guests import (
     ENGINE_BYTES,
+    HELD_AT,
     STEPS,
     TestBoard,
     arguments,
@@ -24,7 +25,7 @@ from tests.board_guests import (
     prepared,
     release,
     when,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +65,18 @@ def test_a_build_on_the_board(
 
 @pytest.mark.parametrize("phase", ["upload", "build", "download"])
 def test_a_line_that_breaks_costs_nothing_twice(
-    there: TestBoard, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture, phase: str
-) -> None:
+    there: TestBoard, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture, phase: str,
+) -> None:  # fmt: skip
     line, sent, received = there.line, there.line.up_bytes, there.line.down_bytes
-    if phase == "upload":
-        line.cut_up_at = sent + small_onnx.stat().st_size // 2
-    elif phase == "download":
-        line.cut_down_at = received + ENGINE_BYTES // 2
+    if phase == "build":
+        shown: list[int] = []
+        show = board_build.Screen.show
+        monkeypatch.setattr(board_build.Screen, "show", lambda self, piece: (show(self, piece), shown.append(1)))
+        when(lambda: len(shown) > 0 and log_has(there, f"step {HELD_AT}"), lambda: (line.cut(), release(there)))
     else:
-        when(lambda: log_has(there, "step 9"), lambda: (line.cut(), release(there)))
-    if phase != "build":
+        line.cut_up_at = sent + small_onnx.stat().st_size // 2 if phase == "upload" else None
+        line.cut_down_at = received + ENGINE_BYTES // 2 if phase == "download" else None
         release(there)
     assert cli.main(arguments(small_onnx, tmp_path, there, "--tiling", "fast")) == 0
     check_fetched(tmp_path, there)
