@@ -114,7 +114,7 @@ def _check_machine(path: Path, passport: Passport, device: Device, version: str)
 
 
 def _gpu_name(facts: dict[str, object]) -> str:
-    return f"{facts['name']} (compute capability {facts['compute_capability']}, {facts['multiprocessors']} multiprocessors)"
+    return "{name} (compute capability {compute_capability}, {multiprocessors} multiprocessors)".format(**facts)
 
 
 def _other(path: Path, passport: Passport, found: str, stated: str) -> PspnetError:
