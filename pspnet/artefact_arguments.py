@@ -1,4 +1,4 @@
-"""Arguments of the verbs that export, calibrate, compare, run and report."""
+"""Arguments of the verbs that export, calibrate, compare and report."""
 
 from __future__ import annotations
 
@@ -118,25 +118,6 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
     verb.add_argument("--json", help="write the summary here too")
     verb.set_defaults(unset={name: verb.get_default(name) for name in {*NOT_OF_TABLE, *NOT_OF_RERANK}})
-
-
-def add_run(verbs: argparse._SubParsersAction) -> None:
-    """`pspnet run`."""
-    verb = verbs.add_parser("run", help="labels of a photo, a folder, a clip or a USB camera")
-    verb.add_argument("artefact", help="best.pt, model.onnx or model.engine")
-    kinds = "photo, folder, clip or v4l2:///dev/video0?width=&height=&fps=&format=mjpg|yuyv"
-    verb.add_argument("sources", nargs="+", metavar="SOURCE", help=kinds)
-    verb.add_argument("-o", "--output", default=None, help="folder for pictures and label PNGs, a `folder` data set")
-    verb.add_argument("--video", default=None, help="NAME.webm: the labels over the picture, with a legend")
-    verb.add_argument("--alpha", type=float, default=0.5, help="of the colours in --video, 0 to 1 (default 0.5)")
-    verb.add_argument("--jsonl", default=None, help="one JSON line per frame: times and class areas")
-    add_engine(verb)
-    verb.add_argument("--pin", metavar="SHA256", default=None, help="refuse a model.engine with another hash")
-    verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's)")
-    verb.add_argument("--region", default=None, help="HxW+TOP+LEFT in camera pixels that the network looks at")
-    verb.add_argument("--realtime", action="store_true", help="play a clip at its frame rate")
-    verb.add_argument("--limit", type=int, default=None, help="stop after so many frames; a camera needs it")
-    verb.add_argument("--json", help="write frames, FPS and times here")
 
 
 def add_bench(verbs: argparse._SubParsersAction) -> None:

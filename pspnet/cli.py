@@ -6,28 +6,31 @@ What the verbs take is in *_arguments, what they do in *commands.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pspnet import artefact_arguments, engine_arguments, training_arguments
-from pspnet.errors import PspnetError, is_out_of_memory
+from pspnet import artefact_arguments, engine_arguments, live_arguments, training_arguments
+from pspnet.errors import EndedBySignal, PspnetError, is_out_of_memory
 from pspnet.outputs import check_outputs
 from pspnet.spec import FITS, size_from_text
 
 EXTRAS = {
     "torch": "train", "torchvision": "train", "torch_pruning": "train", "matplotlib": "train", "onnxscript": "export",
     "onnxsim": "export", "openvino": "cpu", "onnxruntime": "cpu", "cv2": "opencv",
+    "starlette": "serve", "uvicorn": "serve", "prometheus_client": "serve",
 }  # fmt: skip
 """Module -> the extra that brings it."""
 
 
 INPUTS = (
     "artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher",
-    "data", "unlabelled",
+    "data", "unlabelled", "config", "list", "mask",
 )  # fmt: skip
 ADVICE = {
     errno.ENAMETOOLONG: "Give it a shorter name",
@@ -36,7 +39,9 @@ ADVICE = {
 }
 """What to do about an error of the system."""
 OUTPUTS = ("output", "video", "jsonl", "json", "confusion", "save")
-"""Arguments that name what a command writes: files, but for FOLDERS and doctor's -o, which is a file or its folder."""
+"""Arguments that name what a command writes: files, but for FOLDERS and EITHER."""
+EITHER = (("doctor", "output"), ("run", "video"))
+"""A file or a folder, as the verb sees fit, which checks it itself."""
 FOLDERS = {"train": "output", "run": "output", "demo": "output", "evaluate": "save"}
 """The argument of a verb that names a folder to write."""
 
@@ -65,23 +70,35 @@ class ShowVersion(argparse.Action):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 130 interrupted."""
+    """Run one command; returns the exit code: 0 fine, 1 a gate was missed, 2 refused, 128 + signal (130 Ctrl-C)."""
     args = argparse.Namespace()
     try:
         args = _parsed(arguments)
         _check_values(args)
         folder = FOLDERS.get(args.command, "")
-        files = [name for name in OUTPUTS if name != folder and (args.command, name) != ("doctor", "output")]
+        files = [name for name in OUTPUTS if name != folder and (args.command, name) not in EITHER]
         check_outputs(_paths(args, INPUTS), _paths(args, files), _paths(args, [folder]))
-        from pspnet import artefact_commands, commands, compression_commands, engine_commands, training_commands
+        from pspnet import (
+            artefact_commands,
+            commands,
+            compression_commands,
+            engine_commands,
+            live_commands,
+            training_commands,
+        )
 
-        modules = (training_commands, compression_commands, artefact_commands, engine_commands, commands)
+        modules = (
+            training_commands, compression_commands, artefact_commands, engine_commands, live_commands, commands
+        )  # fmt: skip
         code = next(getattr(m, args.command) for m in modules if hasattr(m, args.command))(args) or 0
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("pspnet: interrupted; unfinished files have been removed, finished ones are kept", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, EndedBySignal) else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            print(f"pspnet: {what}; unfinished files have been removed, finished ones are kept", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:  # whoever read our output, such as head, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -164,7 +181,8 @@ def parser() -> argparse.ArgumentParser:
     artefact_arguments.add_verify(verbs)
     artefact_arguments.add_calibrate(verbs)
     engine_arguments.add_build(verbs)
-    artefact_arguments.add_run(verbs)
+    live_arguments.add_run(verbs)
+    live_arguments.add_soak(verbs)
     artefact_arguments.add_bench(verbs)
     artefact_arguments.add_demo(verbs)
     artefact_arguments.add_report(verbs)

@@ -13,30 +13,34 @@ from pspnet.outputs import check_outputs
 from pspnet.wording import counted
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the labels of every frame as a folder, a video or JSON lines."""
+def run_files(args: argparse.Namespace) -> None:
+    """Write the labels of every frame of files and folders as a folder, a video or JSON lines."""
     from pspnet.geometry import region_from_text
     from runtime.pipeline import segment_stream
     from runtime.runner import open_runner
-    from runtime.segmenter import CpuSegmenter
+    from runtime.segmenters import segmenting
     from runtime.sink import check_outside, open_sinks
     from runtime.source import open_sources
 
     outputs = [output for output in (args.output, args.video, args.jsonl, args.json) if output]
     check_outside(args.output, args.json)
+    files = [path for path in (args.video, args.jsonl, args.json) if path]
+    check_outputs([args.artefact, *args.sources], files, [args.output] if args.output else [])
     if args.output:
         new_folder(args.output, "-o")
     if not outputs:
         raise PspnetError("run needs an output: give -o DIR, --video FILE.webm, --jsonl FILE or --json FILE")
     region = region_from_text(args.region) if args.region else None
     with (
-        open_sources(args.sources, args.realtime) as source,
-        open_runner(args.artefact, args.engine, args.threads, args.pin) as runner,
+        open_sources(args.sources) as source,
+        open_runner(args.artefact, args.engine, args.threads, args.pin) as opened,
+        segmenting(opened, args.fit, region) as segmenter,
     ):
+        runner = segmenter.runner
         licence = runner.spec.licence or "not stated"
         note = f"labels predicted by {Path(args.artefact).name}; its training data: {licence}"
         sinks = open_sinks(args.output, args.video, args.jsonl, runner.spec, note, source.fps, args.alpha)
-        summary = segment_stream(source, CpuSegmenter(runner, args.fit, region), sinks, limit=args.limit)
+        summary = segment_stream(source, segmenter, sinks, limit=args.limit)
     summary |= {"source": source.name, "artefact": Path(args.artefact).name}
     summary |= {"engine": runner.engine, "precision": runner.precision, "provenance": runner.provenance or None}
     if args.json:
@@ -110,9 +114,11 @@ def inspect(args: argparse.Namespace) -> int:
         facts = describe.facts_of_checkpoint(args.artefact, *read_checkpoint(args.artefact))
     elif Path(args.artefact).suffix == ".engine":
         from runtime.passport import Passport, passport_path
+        from runtime.preflight import refusal_for_rights
 
         passport = Passport.load(passport_path(describe.checked_file(args.artefact)))
-        facts = describe.facts_of_engine(args.artefact, passport.model_spec, dataclasses.asdict(passport))
+        fields, refusal = dataclasses.asdict(passport), refusal_for_rights(args.artefact)
+        facts = describe.facts_of_engine(args.artefact, passport.model_spec, fields, refusal)
     else:
         facts = describe.facts_of(args.artefact)
     shown = {name: facts[name] for name in lint.HEAD if name in facts} if args.target else facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.metadata
@@ -28,6 +29,7 @@ OPENCV_WHEELS = (
     "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless",
 )  # fmt: skip
 SHADOW = "pip's OpenCV has no GStreamer and shadows JetPack's"
+JETSON_GSTREAMER = "apt-get install nvidia-l4t-gstreamer; a container needs --runtime nvidia"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ LIBRARIES = (
 def checks() -> list[Check]:
     """Every line of the report, in order; nothing raises, because a broken library is a finding."""
     found = [_library(library) for library in LIBRARIES]
-    return [_python(), *_machine_lines(), *_gpu(), *found, *_opencv(), *_engines()]
+    return [_python(), *_machine_lines(), *_gpu(), *found, *_opencv(), *_gstreamer(), *_engines()]
 
 
 def report(lines: Sequence[Check]) -> str:
@@ -208,12 +210,11 @@ def _opencv() -> list[Check]:
         return []
     wheel = next((name for name in OPENCV_WHEELS if _version((name,))), "")
     built = {name: _build_has(cv2.getBuildInformation(), name) for name in ("FFMPEG", "GStreamer", "v4l/v4l2")}
-    shadow = f"{SHADOW}; this is {wheel}" if wheel else "this build has none"
-    remove = f"pip uninstall {wheel}, in a virtual environment made with --system-site-packages" if wheel else ""
+    shadow = f"{SHADOW} ({wheel})" if wheel else "this build has none"
     lines = []
     for name, key, use, lacks in (
-        ("FFmpeg", "FFMPEG", "reads clips", "run and bench on clips"),
-        ("GStreamer", "GStreamer", "opens GStreamer pipelines", "csi:// cameras, which this version does not read"),
+        ("FFmpeg", "FFMPEG", "reads clips and rtsp:// cameras", "run and bench on clips, rtsp:// cameras"),
+        ("GStreamer", "GStreamer", "built in; cameras use GStreamer's own libraries", ""),
         ("V4L2", "v4l/v4l2", "reads v4l2:// cameras", "run v4l2://"),
     ):
         if built[key]:
@@ -222,10 +223,29 @@ def _opencv() -> list[Check]:
             lines.append(
                 Check("OpenCV", name, MISSING, "this build has none", lacks, "pip install 'pspnet-edge[opencv]'")
             )
-        elif name == "GStreamer" and is_jetson():
-            lines.append(Check("OpenCV", name, MISSING, shadow, lacks, remove))
+        elif name == "GStreamer":
+            lines.append(Check("OpenCV", name, NOTE, f"{shadow}; cameras use GStreamer's own libraries instead"))
         else:
-            lines.append(Check("OpenCV", name, NOTE, shadow if name == "GStreamer" else "this build has none", lacks))
+            lines.append(Check("OpenCV", name, NOTE, "this build has none", lacks))
+    return lines
+
+
+def _gstreamer() -> list[Check]:
+    """GStreamer's own libraries, and the elements of a Jetson."""
+    try:
+        library = ctypes.CDLL("libgstreamer-1.0.so.0")
+    except OSError:
+        mark, fix = (MISSING, JETSON_GSTREAMER) if is_jetson() else (NOTE, "apt-get install gstreamer1.0-plugins-good")
+        return [Check("Cameras", "GStreamer", mark, "not installed", "run csi:// and gst://", fix)]
+    library.gst_version_string.restype = ctypes.c_char_p
+    library.gst_element_factory_find.restype = ctypes.c_void_p
+    library.gst_init_check(None, None, None)
+    lines = [Check("Cameras", "GStreamer", OK, library.gst_version_string().decode().removeprefix("GStreamer "))]
+    for element, lacks in (("nvarguscamerasrc", "run csi://"), ("nvv4l2decoder", "rtsp:// decoded in hardware")):
+        if library.gst_element_factory_find(element.encode()):
+            lines.append(Check("Cameras", element, OK, f"for {lacks}"))
+        elif is_jetson():
+            lines.append(Check("Cameras", element, MISSING, "not installed", lacks, JETSON_GSTREAMER))
     return lines
 
 

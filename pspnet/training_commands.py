@@ -129,8 +129,9 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print and store the scores of one artefact on one split, with the pictures that are asked for."""
     from pspnet.corruptions import names_from_text
     from pspnet.dataset import open_dataset
-    from pspnet.files import new_folder, sha256_of
+    from pspnet.files import new_folder
     from pspnet.inference import mode_from_text
+    from pspnet.metadata import artefact_sha256
     from runtime import evaluation
     from runtime.runner import open_runner
     from runtime.sink import check_outside
@@ -153,7 +154,7 @@ def evaluate(args: argparse.Namespace) -> None:
             scores["corruptions"] = evaluation.corruption_scores(runner, dataset, mode, corruptions, args.fit)
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
         scores["protocol"] |= {"provenance": runner.provenance or None}
-        scores["protocol"] |= {"artefact": artefact.name, "sha256": sha256_of(artefact)}
+        scores["protocol"] |= {"artefact": artefact.name, "sha256": artefact_sha256(artefact)}
     print(evaluation.text_of(scores))
     if args.confusion:
         from pspnet.image import write_image

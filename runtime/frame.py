@@ -48,12 +48,15 @@ class Frame:
             return yuv.size_of(self.image, self.format)
         return self.image.shape[0], self.image.shape[1]
 
-    def bgr(self, out: np.ndarray | None = None) -> np.ndarray:
-        """(H, W, 3) uint8 BGR; the frame's own memory where it is BGR already, else in `out` where given."""
+    def bgr(self, out: np.ndarray | None = None, scratch: yuv.Scratch | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 BGR; the frame's own memory where it is BGR already, else in `out` where given.
+
+        scratch: for the steps of a conversion; kept from frame to frame it saves their memory.
+        """
         if self.format == "bgr":
             return self.image
         if self.format in yuv.FORMATS:
-            return yuv.bgr_from_yuv(self.image, self.format, self.matrix, self.full_range, out)
+            return yuv.bgr_from_yuv(self.image, self.format, self.matrix, self.full_range, out, scratch)
         return cv2.cvtColor(self.image, _BGR_FROM[self.format], dst=out)
 
 

@@ -28,23 +28,34 @@ def from_logits(logits: np.ndarray, size: tuple[int, int], align_corners: bool =
     return from_logits_at_camera(logits, Geometry(size, size), align_corners)
 
 
-def from_logits_at_camera(logits: np.ndarray, geometry: Geometry, align_corners: bool = False) -> np.ndarray:
-    """Labels (H, W) uint8 at the camera's pixels of logits (C, h, w) float32; 255 where the network did not look."""
+def from_logits_at_camera(
+    logits: np.ndarray, geometry: Geometry, align_corners: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Labels (H, W) uint8 at the camera's pixels of logits (C, h, w) float32; 255 where the network did not look.
+
+    out: written and returned where given, else a new array.
+    """
     height, width = logits.shape[1:]
-    axes = _axes(geometry, (height, width), align_corners)
-    out = np.empty(geometry.camera_size, np.uint8)
+    axes = camera_axes(geometry, (height, width), align_corners)
+    out = np.empty(geometry.camera_size, np.uint8) if out is None else out
     _fill(np.ascontiguousarray(logits, np.float32), *axes, out)  # type: ignore[call-arg]
     return out
 
 
-def from_labels_at_camera(network: np.ndarray, geometry: Geometry, align_corners: bool = False) -> np.ndarray:
+def from_labels_at_camera(
+    network: np.ndarray, geometry: Geometry, align_corners: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
     """Labels (H, W) uint8 at the camera's pixels of a network's labels (h, w) uint8, each that of the nearest one.
 
-    255 where the network did not look. Of two that are equally near, the one further down or to the right.
+    255 where the network did not look. Of two that are equally near, the one further down or to the right. out: written
+    and returned where given, else a new array.
     """
     height, width = network.shape
-    y_cell, y_weight, x_cell, x_weight, _ = _axes(geometry, (height, width), align_corners)
-    out = network.take(y_cell + (y_weight >= 0.5), 0, mode="clip").take(x_cell + (x_weight >= 0.5), 1, mode="clip")
+    y_cell, y_weight, x_cell, x_weight, _ = camera_axes(geometry, (height, width), align_corners)
+    out = np.empty(geometry.camera_size, np.uint8) if out is None else out
+    rows, columns = y_cell + (y_weight >= 0.5), x_cell + (x_weight >= 0.5)
+    for line, row in zip(out, rows.clip(0, height - 1), strict=True):  # line by line: no array of the picture's size
+        network[row].take(columns, out=line, mode="clip")
     out[y_cell == OUTSIDE], out[:, x_cell == OUTSIDE] = IGNORE, IGNORE
     return out
 
@@ -60,8 +71,8 @@ def uniform_share(logits: np.ndarray) -> float:
 
 
 @lru_cache(maxsize=16)
-def _axes(geometry: Geometry, cells: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, ...]:
-    """y_cell, y_weight, x_cell, x_weight of every pixel row and column, and the runs of columns with equal x_cell.
+def camera_axes(geometry: Geometry, cells: tuple[int, int], align_corners: bool) -> tuple[np.ndarray, ...]:
+    """y_cell, y_weight, x_cell, x_weight of every camera row and column, and the runs of columns with equal x_cell.
 
     cell: index of the logit before the pixel, OUTSIDE where the network does not look; weight: share of the next logit.
     """

@@ -85,7 +85,7 @@ class FolderSink(_Output):
         self._folder = self._stack.enter_context(atomic_folder(self._target))
         with contextlib.ExitStack() as undo:
             undo.push(self._stack)
-            with _writing(self._target):
+            with writing(self._target):
                 for part in ("images", "labels"):
                     (self._folder / part).mkdir()
             write_json(self._folder / "classes.json", classes_json(self._spec, self._licence))
@@ -98,12 +98,12 @@ class FolderSink(_Output):
         name = Path(frame.name or f"{frame.sequence:06d}")
         stem = self._free_stem(name.stem if frame.path else name.name)
         images = self._folder / "images"
-        with _writing(self._target):
+        with writing(self._target):
             if frame.path:
                 shutil.copyfile(frame.path, images / f"{stem}{name.suffix}")
             else:
-                _write_encoded(images / f"{stem}.jpg", frame.bgr(), cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
-            _write_encoded(self._folder / "labels" / f"{stem}.png", result.labels)
+                write_encoded(images / f"{stem}.jpg", frame.bgr(), cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
+            write_encoded(self._folder / "labels" / f"{stem}.png", result.labels)
 
     def _free_stem(self, stem: str) -> str:
         # Labels are named by the stem alone, and some file systems do not tell A from a.
@@ -152,30 +152,14 @@ class VideoSink(_Output):
         self._writer.write(np.hstack([blend(bgr, labels, self._spec.palette, self._alpha), self._legend]))
 
     def _open(self, size: tuple[int, int]) -> None:
-        code = cv2.VideoWriter_fourcc(*CODEC)  # type: ignore[attr-defined]
-        with native_messages_hidden():
-            self._writer.open(str(self._temporary), cv2.CAP_FFMPEG, code, self._fps, (size[1], size[0]))
-        if not self._writer.isOpened():
-            raise PspnetError(
-                f"OpenCV cannot write {self._target} with {CODEC}: it needs FFmpeg with libvpx, as in "
-                "pip install opencv-python. Or leave out --video"
-            )
+        open_video(self._writer, self._temporary, self._target, self._fps, size)
 
     def _finish(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.release()
         if kind is None and self._size is not None:
-            self._check_readable()
-
-    def _check_readable(self) -> None:
-        # The writer reports no error, so a full disk would go unnoticed without a look at what was written.
-        with native_messages_hidden():
-            reader = cv2.VideoCapture(str(self._temporary), cv2.CAP_FFMPEG)
-        whole = reader.isOpened() and reader.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-        reader.release()
-        if not whole:
-            raise PspnetError(f"cannot write {self._target}: the video is incomplete. Is the disk full? See: df -h")
+            check_video(self._temporary, self._target)
 
 
 class JsonlSink(_Output):
@@ -204,7 +188,7 @@ class JsonlSink(_Output):
             "area": dict(zip(self._spec.class_names, shares[:classes].tolist(), strict=True)),
             "unlabelled": float(shares[classes:].sum()),
         }  # fmt: skip
-        with _writing(self._target):
+        with writing(self._target):
             self._file.write(json.dumps(line) + "\n")
 
 
@@ -243,7 +227,7 @@ def _check_alpha(alpha: float) -> None:
 
 
 @contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
     """Names the output in what the system says: the pipeline holds several of them open at once."""
     try:
         yield
@@ -253,8 +237,31 @@ def _writing(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_encoded(path: Path, image: np.ndarray, *options: int) -> None:
+def write_encoded(path: Path, image: np.ndarray, *options: int) -> None:
+    """Write a picture in the format of the suffix; OSError where the system refuses, as `Path.write_bytes`."""
     path.write_bytes(cv2.imencode(path.suffix, image, list(options))[1].tobytes())
+
+
+def open_video(writer: cv2.VideoWriter, path: Path, target: str | Path, fps: float, size: tuple[int, int]) -> None:
+    """Open a WebM of (height, width) at `path`; PspnetError names `target`, what the user asked for."""
+    code = cv2.VideoWriter_fourcc(*CODEC)  # type: ignore[attr-defined]
+    with native_messages_hidden():
+        writer.open(str(path), cv2.CAP_FFMPEG, code, fps, (size[1], size[0]))
+    if not writer.isOpened():
+        raise PspnetError(
+            f"OpenCV cannot write {target} with {CODEC}: it needs FFmpeg with libvpx, as in "
+            "pip install opencv-python. Or leave out --video"
+        )
+
+
+def check_video(path: Path, target: str | Path) -> None:
+    """PspnetError where a video is not whole: the writer reports no error, and a full disk would go unnoticed."""
+    with native_messages_hidden():
+        reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    whole = reader.isOpened() and reader.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+    reader.release()
+    if not whole:
+        raise PspnetError(f"cannot write {target}: the video is incomplete. Is the disk full? See: df -h")
 
 
 def classes_json(spec: NetworkSpec, licence: str) -> dict[str, object]:

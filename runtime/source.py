@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from runtime.frame import Frame
 
 SLACK_FRAMES, SLACK_SHARE = 2, 0.01
 PALETTE = int.from_bytes(b"PAL\x08", "little")  # FFmpeg's pixel format pal8
+_HIDING = threading.RLock()
 
 
 @dataclass
@@ -104,19 +106,20 @@ def open_sources(uris: Sequence[str], realtime: bool = False) -> Source:
 @contextlib.contextmanager
 def native_messages_hidden() -> Iterator[None]:
     """Sends what OpenCV and FFmpeg print to stderr by themselves to nowhere: our own one line says it better."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # stderr is closed: there is nothing to hide
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _HIDING:  # a second thread would take nowhere for stderr, and leave it at that
+        try:
+            kept = os.dup(2)
+        except OSError:  # stderr is closed: there is nothing to hide
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _pictures(uri: str, path: Path) -> Source:

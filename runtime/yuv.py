@@ -39,21 +39,48 @@ def size_of(image: np.ndarray, layout: str) -> tuple[int, int]:
     return height, width
 
 
+class Scratch:
+    """Memory for the steps of a conversion, kept from one picture to the next of the same size and layout."""
+
+    def __init__(self) -> None:
+        self.chroma = self.spread = np.empty((0, 0, 2), np.uint8)
+        self.planes = np.empty((0, 0, 3), np.uint8)
+
+    def fit(self, height: int, width: int, chroma_height: int) -> None:
+        """Make room for (height, width) pixels whose chroma has `chroma_height` rows of half the width."""
+        if self.planes.shape[:2] != (height, width) or len(self.chroma) != chroma_height:
+            self.chroma = np.empty((chroma_height, width // 2, 2), np.uint8)
+            self.spread = np.empty((height, width, 2), np.uint8)
+            self.planes = np.empty((height, width, 3), np.uint8)
+
+
 def bgr_from_yuv(
-    image: np.ndarray, layout: str, matrix: str = "601", full_range: bool = False, out: np.ndarray | None = None
+    image: np.ndarray,
+    layout: str,
+    matrix: str = "601",
+    full_range: bool = False,
+    out: np.ndarray | None = None,
+    scratch: Scratch | None = None,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 BGR, within 0.9 of the exact value, of a YUV picture as in `size_of`; into `out` where given."""
+    """(H, W, 3) uint8 BGR, within 0.9 of the exact value, of a YUV picture as in `size_of`; into `out` where given.
+
+    scratch: memory for the steps, so that with `out` no picture is allocated.
+    """
     height, width = size_of(image, layout)
+    scratch = scratch or Scratch()
+    scratch.fit(height, width, height // 2 if layout == "nv12" else height)
     if layout == "nv12":
-        luma = image[:height]
+        luma, luma_band = image[:height], 0
         chroma = image[height:].reshape(height // 2, width // 2, 2)
     else:
-        luma = image[:, :, 0 if layout == "yuyv" else 1]
+        luma, luma_band = image, 0 if layout == "yuyv" else 1
         # One U and one V for each two pixels, on either side of which Y lies.
-        pairs = image.reshape(height, width // 2, 4)
-        chroma = pairs[:, :, 1::2] if layout == "yuyv" else pairs[:, :, 0::2]
-    spread = cv2.resize(np.ascontiguousarray(chroma), (width, height), interpolation=cv2.INTER_NEAREST)
-    return cv2.transform(cv2.merge((luma, *cv2.split(spread))), bgr_matrix(matrix, full_range), dst=out)
+        first, chroma = 1 - luma_band, scratch.chroma
+        cv2.mixChannels([image.reshape(height, width // 2, 4)], [chroma], [first, 0, first + 2, 1])
+    cv2.resize(chroma, (width, height), dst=scratch.spread, interpolation=cv2.INTER_NEAREST)
+    bands = 1 if luma.ndim == 2 else 2
+    cv2.mixChannels([luma, scratch.spread], [scratch.planes], [luma_band, 0, bands, 1, bands + 1, 2])
+    return cv2.transform(scratch.planes, bgr_matrix(matrix, full_range), dst=out)
 
 
 @lru_cache

@@ -23,6 +23,7 @@ ANYTHING_INSIDE_FUNCTIONS = {
     "pspnet/commands.py",
     "pspnet/artefact_commands.py",
     "pspnet/engine_commands.py",
+    "pspnet/live_commands.py",
     "pspnet/training_commands.py",
     "pspnet/compression_commands.py",
     "pspnet/demo.py",

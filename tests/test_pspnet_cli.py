@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pspnet import artefact_commands, commands, training_commands
+from pspnet import artefact_commands, commands, live_commands, training_commands
 from pspnet.cli import explain_missing, main, parser
 from pspnet.errors import PspnetError
 from tests.nets import CAMVID, ROOT
 
-VERBS = ["train", "evaluate", "export", "verify", "calibrate", "run", "bench", "report", "inspect", "doctor", "demo"]
+VERBS = [
+    "train", "evaluate", "export", "verify", "calibrate", "run", "soak", "bench", "report", "inspect", "doctor", "demo",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -25,7 +27,7 @@ def test_every_verb_has_help_and_a_handler(verb: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as exit:
         parser().parse_args([verb, "--help"])
     assert exit.value.code == 0 and verb in capsys.readouterr().out
-    modules = (commands, artefact_commands, training_commands)
+    modules = (commands, artefact_commands, live_commands, training_commands)
     assert [callable(getattr(module, verb, None)) for module in modules].count(True) == 1
 
 

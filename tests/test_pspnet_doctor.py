@@ -114,7 +114,7 @@ def test_a_broken_library_is_a_line_with_its_fix(monkeypatch, error, fix):
     assert "--system-site-packages" in doctor._library(library).fix or "apt-get" in fix
 
 
-def test_opencv_of_pip_is_a_fault_on_a_jetson_only(monkeypatch):
+def test_opencv_of_pip_is_told_from_jetpacks(monkeypatch):
     class Cv2:
         @staticmethod
         def getBuildInformation():
@@ -122,13 +122,46 @@ def test_opencv_of_pip_is_a_fault_on_a_jetson_only(monkeypatch):
 
     monkeypatch.setattr(doctor, "_loaded", lambda name: Cv2)
     monkeypatch.setattr(doctor, "_version", lambda names: "5.0" if names == ("opencv-python",) else "")
-    for jetson, mark in ((True, doctor.MISSING), (False, doctor.NOTE)):
-        monkeypatch.setattr(doctor, "is_jetson", lambda jetson=jetson: jetson)
-        marks = {line.name: line for line in doctor._opencv()}
-        assert {name: line.mark for name, line in marks.items()} == {"FFmpeg": "ok", "GStreamer": mark, "V4L2": "ok"}
-        assert "shadows JetPack's" in marks["GStreamer"].detail
+    marks = {line.name: line for line in doctor._opencv()}
+    assert {name: line.mark for name, line in marks.items()} == {"FFmpeg": "ok", "GStreamer": "note", "V4L2": "ok"}
+    assert "shadows JetPack's (opencv-python)" in marks["GStreamer"].detail
     monkeypatch.setattr(Cv2, "getBuildInformation", staticmethod(lambda: "    FFMPEG: NO\n    GStreamer: YES (1.20)\n"))
     assert [line.mark for line in doctor._opencv()] == ["missing", "ok", "note"]
+
+
+class FakeGstreamer:
+    """The library's three functions; it has the elements that a test gives it."""
+
+    def __init__(self, *elements):
+        self.gst_init_check = lambda *arguments: 1
+        self.gst_version_string = self._function(lambda: b"GStreamer 1.20.3")
+        self.gst_element_factory_find = self._function(lambda name: int(name.decode() in elements))
+
+    @staticmethod
+    def _function(answer):
+        class Function:
+            __call__ = staticmethod(answer)
+
+        return Function()
+
+
+def test_gstreamers_elements_are_missing_on_a_jetson_only(monkeypatch):
+    def marks(library, jetson):
+        def load(name):
+            if library is None:
+                raise OSError("no such file")
+            return library
+
+        monkeypatch.setattr(doctor.ctypes, "CDLL", load)
+        monkeypatch.setattr(doctor, "is_jetson", lambda: jetson)
+        return {line.name: line.mark for line in doctor._gstreamer()}
+
+    whole = FakeGstreamer("nvarguscamerasrc", "nvv4l2decoder")
+    assert marks(whole, True) == {"GStreamer": "ok", "nvarguscamerasrc": "ok", "nvv4l2decoder": "ok"}
+    assert marks(FakeGstreamer("nvv4l2decoder"), True)["nvarguscamerasrc"] == "missing"
+    assert marks(FakeGstreamer(), False) == {"GStreamer": "ok"}
+    assert marks(None, True) == {"GStreamer": "missing"} and marks(None, False) == {"GStreamer": "note"}
+    assert all(line.lacks and line.fix for line in doctor._gstreamer())
 
 
 def test_inspect_prints_and_stores_an_onnx_file(model, tmp_path, capsys):

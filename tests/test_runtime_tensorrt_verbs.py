@@ -15,11 +15,17 @@ from pspnet.errors import PspnetError
 from pspnet.files import passport_path
 from runtime.passport import Passport
 from runtime.runner import open_runner
+from tests import cpu_kernels
 from tests.doubles.cuda_driver import CudaDouble
 from tests.nets import CAMVID
 
 ON_TEST = ["--data", str(CAMVID), "--split", "test"]
 MIOU_ATOL = 0.01  # points; the same network, whose logits differ in their last bits
+
+
+@pytest.fixture(autouse=True)
+def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu_kernels.use_on_cpu(monkeypatch)
 
 
 @pytest.fixture

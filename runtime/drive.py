@@ -1,0 +1,219 @@
+"""One run over cameras, from a DriveConfig to its end: engine, cameras, outlets and page, opened, run and closed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pspnet.errors import PspnetError
+from pspnet.files import write_json
+from pspnet.wording import counted
+from runtime.board import Board, Engine
+from runtime.camera import Camera
+from runtime.camera_state import CameraState
+from runtime.camera_status import CameraEvent
+from runtime.device_network import DeviceNetwork
+from runtime.drive_check import check_cameras, check_places, secrets_set
+from runtime.drive_config import DriveConfig, ServeConfig
+from runtime.drive_outlets import open_outlets
+from runtime.live import FatalEngine, LiveSettings, run_live
+from runtime.outlet import Outlet, OutletState
+from runtime.postprocess import Postprocess
+from runtime.runner import Runner, open_runner
+from runtime.segmenter import View
+from runtime.segmenters import AnySegmenter, segmenting
+from runtime.server import Server
+from runtime.service import Progress, run_as_service
+from runtime.sink_mjpeg import MjpegSink
+from runtime.telemetry import AGE, Telemetry
+from runtime.watchdog import ENGINE_EXIT
+
+
+class RunFailed(PspnetError):
+    """The run began well and cannot go on; a new process may."""
+
+    exit_code = ENGINE_EXIT
+
+
+def run_drive(config: DriveConfig) -> int:
+    """Run until a signal, the configured seconds, or the cameras' end; returns the exit code.
+
+    70 where the engine or every camera failed while it ran, so that a supervisor starts a new process; what a new one
+    would refuse as well is a PspnetError. Otherwise as in `run_as_service`.
+    """
+    try:
+        return run_as_service(lambda stop, progress: drive(config, stop, progress))
+    except (FatalEngine, RunFailed) as error:
+        print(f"pspnet: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dict[str, Any]:
+    """Run until `stop` is set, the configured seconds are over, or every camera is at its end; returns the figures.
+
+    PspnetError before anything is opened where the configuration cannot run; FatalEngine where the engine fails.
+    """
+    check_cameras(config)
+    check_places(config)
+    board = Board({camera.name: camera.max_age_ms for camera in config.cameras})
+    telemetry = Telemetry()
+    with contextlib.ExitStack() as stack:
+        model = config.model
+        runner = stack.enter_context(open_runner(model.artefact, model.engine, model.threads, model.pin))
+        masks = {camera.name: camera.mask for camera in config.cameras}
+        post = Postprocess(runner.spec, config.merge, config.limits.min_confidence, masks)
+        segmenter = stack.enter_context(open_segmenter(config, runner))
+        ran = segmenter.runner  # what it really runs on
+        board.set_engine(
+            Engine(
+                ran.engine, ran.precision, model.artefact.name, post.spec.class_names, post.spec.palette,
+                post.spec.drivable, runner.spec.input_size,
+            )
+        )  # fmt: skip
+        unused = stack.enter_context(contextlib.ExitStack())  # what nobody closes if the run does not begin
+        outlets = open_outlets(config, post.spec, stop.set, unused)
+        with secrets_set(config):
+            tell = _Teller(board)
+            cameras = [Camera(camera, tell) for camera in config.cameras]
+        for camera in cameras:
+            unused.callback(camera.stop)
+        if config.serve is not None:
+            outlets.append(_serve(stack, config, config.serve, post, telemetry, board))
+        if stop.is_set():
+            return {}
+        progress.ready(lambda: _segmented(telemetry), lambda: _status(cameras))
+        if config.limits.seconds is not None:
+            timer = threading.Timer(config.limits.seconds, stop.set)
+            timer.daemon = True
+            stack.callback(timer.cancel)
+            timer.start()
+        settings = LiveSettings(sync_ms=config.limits.sync_ms)
+        started = time.time()
+        unused.pop_all()
+        try:
+            result = run_live(cameras, segmenter, outlets, settings, stop, post, telemetry, board)
+        except FatalEngine:
+            raise
+        except PspnetError as error:
+            if all(camera.status().cause == "missing_backend" for camera in cameras):
+                raise  # a new process would lack it as well
+            raise RunFailed(str(error)) from error
+    report = _report(config, ran, cameras, outlets, telemetry, result, started)
+    _tell(config, report, outlets)
+    return report
+
+
+def open_segmenter(config: DriveConfig, runner: Runner) -> AbstractContextManager[AnySegmenter]:
+    """The segmenter of a run: each camera with its own fit and region; every record states its mean confidence."""
+    views = {camera.name: View(camera.fit, camera.region) for camera in config.cameras}
+    return segmenting(runner, views=views, with_confidence=True)
+
+
+def _serve(
+    stack: contextlib.ExitStack,
+    config: DriveConfig,
+    serve: ServeConfig,
+    post: Postprocess,
+    telemetry: Telemetry,
+    board: Board,
+) -> Outlet:
+    """Start the page; the outlet that draws its pictures."""
+    pictures = MjpegSink(post.spec, [camera.name for camera in config.cameras], config.output.alpha)
+    server = Server(telemetry, board, serve.host, serve.port, serve.token, pictures, serve.names)
+    stack.enter_context(server)
+    print(f"pspnet: live page on {server.url}", file=sys.stderr)
+    return Outlet(pictures, "page")
+
+
+class _Teller:
+    """Keeps events for the page and tells the operator of new states, each once until the camera runs again."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._told: dict[str, set[tuple[CameraState, str]]] = {}
+
+    def __call__(self, event: CameraEvent) -> None:
+        self._board.add_event(event)
+        if event.kind != "state" or (event.state is CameraState.STOPPED and not event.message):
+            return
+        told, news = self._told.setdefault(event.camera, set()), (event.state, event.message)
+        if news in told:
+            return
+        if event.state is CameraState.RUNNING:
+            told.clear()
+        told.add(news)
+        why = f": {event.message}" if event.message else ""
+        print(f"pspnet: {event.camera} is {event.state.value}{why}", file=sys.stderr)
+
+
+def _segmented(telemetry: Telemetry) -> int:
+    return sum(counts["valid"] for counts in telemetry.results().values())
+
+
+def _status(cameras: Sequence[Camera]) -> str:
+    """One line for systemctl status."""
+    parts = []
+    for camera in cameras:
+        status = camera.status()
+        parts.append(f"{camera.name} {status.state.value} {status.cause or f'{status.fps:.1f} fps'}")
+    return ", ".join(parts)
+
+
+def _report(
+    config: DriveConfig,
+    runner: Runner | DeviceNetwork,
+    cameras: Sequence[Camera],
+    outlets: Sequence[Outlet],
+    telemetry: Telemetry,
+    result: dict[str, Any],
+    started: float,
+) -> dict[str, Any]:
+    """The figures of a run, for --json."""
+    statuses = {camera.name: camera.status() for camera in cameras}
+    return {
+        "artefact": config.model.artefact.name, "engine": runner.engine, "precision": runner.precision,
+        "provenance": runner.provenance or None,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": result["seconds"],
+        "cameras": {
+            name: {
+                "source": status.uri, "state": status.state.value, "cause": status.cause, "decoder": status.decoder,
+                "size": status.size, "frames": status.frames, "valid": result["cameras"][name]["valid"],
+                "invalid": result["cameras"][name]["invalid"],
+                "drops": dict(Counter(status.drops) + Counter(result["cameras"][name]["drops"])),
+                "reconnects": status.reconnects,
+                "crashes": status.crashes, "times_ms": telemetry.percentiles(name),
+            }
+            for name, status in statuses.items()
+        },
+        "outlets": {
+            status.name: {"state": status.state.value, "delivered": status.delivered, "drops": dict(status.drops),
+                          "message": status.message}
+            for status in (outlet.status() for outlet in outlets)
+        },
+    }  # fmt: skip
+
+
+def _tell(config: DriveConfig, report: dict[str, Any], outlets: Sequence[Outlet]) -> None:
+    """Write --json and print what an operator wants to know at the end."""
+    output = config.output
+    if output.json:
+        write_json(output.json, report)
+    for told in (outlet.status() for outlet in outlets):
+        if told.errors or told.state is OutletState.ABANDONED:
+            print(f"pspnet: output {told.name}: {told.message}", file=sys.stderr)
+    written = [str(path) for path in (output.folder, output.video, output.jsonl, output.select, output.json) if path]
+    for name, facts in report["cameras"].items():
+        age = facts["times_ms"].get(AGE)
+        old = f", age p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms" if age else ""
+        print(
+            f"{name}: {counted(facts['valid'], 'frame')} in {report['seconds']:.1f} s, {facts['invalid']} invalid, "
+            f"{sum(facts['drops'].values())} dropped{old} ({report['engine']}, {report['precision']})"
+        )
+    if written:
+        print(", ".join(written))

@@ -1,0 +1,112 @@
+"""The manners of a program that runs for months: signals in every state, what systemd is told, how it ends.
+
+The work runs in a thread of its own, so that a signal is heeded while a library loads an engine or hangs.
+
+SIGINT ends with 130 and SIGTERM with 0, both with everything flushed and within 2 s: what has not ended by then is left
+behind. A second signal ends the program at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from runtime.systemd import ServiceWatchdog, notify
+
+TICK_S = 0.1
+STOP_LIMIT_S = 1.8
+STATUS_S = 5.0
+EXITS = {signal.SIGINT: 130, signal.SIGTERM: 0}
+"""Signal -> exit code of a run that it ended: an operator's Ctrl-C is told apart, a supervisor's SIGTERM is fine."""
+
+
+class Progress:
+    """What the work tells about itself. frames: segmented since the start; status: one line, without credentials."""
+
+    def __init__(self) -> None:
+        self.frames: Callable[[], int] = lambda: 0
+        self.status: Callable[[], str] = lambda: "the engine is being loaded"
+        self.is_ready = False
+
+    def ready(self, frames: Callable[[], int], status: Callable[[], str]) -> None:
+        """The engine is loaded and the cameras have been started; both are called from another thread."""
+        self.frames, self.status, self.is_ready = frames, status, True
+
+
+def run_as_service(
+    work: Callable[[threading.Event, Progress], object],
+    environment: Mapping[str, str] = os.environ,
+    leave: Callable[[int], Any] = os._exit,
+) -> int:
+    """Call `work(stop, progress)`, which returns soon after `stop` is set, and mind signals; returns the exit code.
+
+    An exception of the work is raised here. leave: ends the program where the work does not.
+    """
+    stop, done, progress = threading.Event(), threading.Event(), Progress()
+    errors: list[BaseException] = []
+    received: list[int] = []
+
+    def working() -> None:
+        try:
+            work(stop, progress)
+        except BaseException as error:  # raised again where the command line explains it
+            errors.append(error)
+        finally:
+            done.set()
+
+    def heed(number: int, _: object) -> None:
+        if received:
+            leave(128 + number)
+        received.append(number)
+        stop.set()
+
+    thread = threading.Thread(target=working, name="run", daemon=True)
+    with _handled(heed):
+        thread.start()
+        _attend(done, stop, progress, environment)
+    if not done.is_set():
+        print("pspnet: something did not end within 2 s and was left behind", file=sys.stderr)
+        sys.stdout.flush()
+        leave(EXITS[signal.Signals(received[0])] if received else 0)
+    thread.join()
+    if errors and not (received and isinstance(errors[0], KeyboardInterrupt)):
+        raise errors[0]
+    return EXITS[signal.Signals(received[0])] if received else 0
+
+
+def _attend(done: threading.Event, stop: threading.Event, progress: Progress, environment: Mapping[str, str]) -> None:
+    """Keep systemd informed until the work is done, or has had its time after a stop."""
+    watchdog = ServiceWatchdog(environment)
+    was_ready, told, told_s, stopped_s = False, "", 0.0, 0.0
+    while not done.wait(TICK_S):
+        now_s = time.monotonic()
+        if stop.is_set():
+            if not stopped_s:
+                stopped_s = now_s
+                notify("STOPPING=1", environment)
+            if now_s - stopped_s > STOP_LIMIT_S:
+                return
+            continue
+        if progress.is_ready:
+            if not was_ready:
+                was_ready = notify("READY=1", environment) or True
+            watchdog.see(progress.frames())
+        if now_s - told_s >= STATUS_S and (status := progress.status()) != told:
+            told, told_s = status, now_s
+            notify(f"STATUS={status}", environment)
+
+
+@contextmanager
+def _handled(heed: Callable[[int, object], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, heed) for number in EXITS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,127 @@
+"""Addresses of cameras: parsed strictly, shown without their credentials, errors included."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pspnet.errors import PspnetError
+from runtime.camera_uri import camera_uri, is_camera, without_credentials
+
+ENVIRONMENT = {"PW": "p@s/s:w#o?r%d", "URL": "rtsp://joe:hidden@cam/live", "EMPTY": "", "BAD": "a\nb"}
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "password", "host", "port", "address"),
+    [
+        ("rtsp://cam/s", "", "", "cam", 554, "rtsp://cam/s"),
+        ("rtsp://joe:secret1@cam:8554/s?ch=1", "joe", "secret1", "cam", 8554, "rtsp://cam:8554/s?ch=1"),
+        ("rtsp://joe:se@cr@et1@cam/s", "joe", "se@cr@et1", "cam", 554, "rtsp://cam/s"),
+        ("rtsp://joe:a:b%2Fc%40@cam", "joe", "a:b/c@", "cam", 554, "rtsp://cam"),
+        ("rtsp://joe:${PW}@10.0.0.7/s", "joe", "p@s/s:w#o?r%d", "10.0.0.7", 554, "rtsp://10.0.0.7/s"),
+        ("rtsps://joe@[fe80::1]:333/s", "joe", "", "fe80::1", 333, "rtsps://[fe80::1]:333/s"),
+        ("https://cam", "", "", "cam", 443, "https://cam"),
+        ("HTTP://cam:8080/v.mjpg", "", "", "cam", 8080, "http://cam:8080/v.mjpg"),
+    ],
+)
+def test_parts_of_network_cameras(text: str, user: str, password: str, host: str, port: int, address: str) -> None:
+    uri = camera_uri(text, ENVIRONMENT)
+    assert (uri.user, uri.password, uri.host, uri.port, uri.address) == (user, password, host, port, address)
+    for shown in (uri.redacted, str(uri), repr(uri)):
+        assert all(secret not in shown for secret in ("secret1", "et1", "a:b", ENVIRONMENT["PW"], "w#o") if secret)
+
+
+def test_url_for_ffmpeg_has_the_credentials_percent_encoded() -> None:
+    uri = camera_uri("rtsp://j@e:${PW}@cam:99/s", ENVIRONMENT)
+    assert uri.url == "rtsp://j%40e:p%40s%2Fs%3Aw%23o%3Fr%25d@cam:99/s"
+    assert camera_uri("rtsp://cam/s").url == "rtsp://cam/s"
+
+
+def test_own_options_follow_the_hash_and_the_cameras_stay_in_the_address() -> None:
+    uri = camera_uri("rtsp://cam/s?channel=1&subtype=0#transport=udp&decoder=ffmpeg&timeout_ms=1500")
+    assert uri.address == "rtsp://cam/s?channel=1&subtype=0"
+    assert uri.options == {"transport": "udp", "decoder": "ffmpeg", "timeout_ms": "1500"}
+
+
+def test_devices_clips_and_tests_take_options_behind_the_question_mark() -> None:
+    uri = camera_uri("v4l2:///dev/v4l/by-id/usb-A-video-index0?width=1280&height=720&fps=30&format=uyvy&range=full")
+    assert uri.address == "/dev/v4l/by-id/usb-A-video-index0" and uri.options["format"] == "uyvy"
+    assert camera_uri("csi://1?width=1280&flip=2").address == "1"
+    assert camera_uri("clip:///data/a b.mp4?loop=1").address == "/data/a b.mp4"
+    uri = camera_uri("test://pattern?size=90x120&script=ok 2s; stall 1s&seed=3")
+    assert uri.options["script"] == "ok 2s; stall 1s" and uri.memory is not None
+
+
+def test_whole_address_may_be_a_variable_and_is_shown_redacted() -> None:
+    uri = camera_uri("${URL}", ENVIRONMENT)
+    assert (uri.host, uri.password, uri.redacted) == ("cam", "hidden", "rtsp://***@cam/live")
+    assert not uri.literal_password
+
+
+def test_literal_passwords_are_told_from_variables() -> None:
+    assert camera_uri("rtsp://joe:x1@cam").literal_password
+    assert not camera_uri("rtsp://joe:${PW}@cam", ENVIRONMENT).literal_password
+    assert not camera_uri("rtsp://cam").literal_password
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rtsp://joe:hush/hush@cam/s", "rtsp://joe:hush#hush@cam/s", "rtsp://joe:hush?x@cam/s", "rtsp://joe:55/hush@cam/s",
+        "rtsp://joe:hush@cam/hush@s", "rtsp://joe:hush@:554/s", "rtsp://joe:hush@cam:0/s", "rtsp://joe:hush@cam:70000/s",
+        "rtsp://joe:hush@ca m/s", "rtsp://joe:hush@cam/a b", "rtsp://joe:hush@cam/<x>", "rtsp://joe:hush@cam#mode=x",
+        "rtsp://joe:hush@cam#transport=udp&transport=tcp", "ftp://joe:hush@cam/s", "rtsp://joe:hush@cam/\x00",
+        "rtsp://joe:hush@-cam/s", "rtsp://joe:hush@cam\n/s", "http://joe:hush@cam/s?password=hush#tls=no", "http://",
+        "rtsp://joe:${NONE}hush@cam", "rtsp://joe:${BAD}hush@cam",
+        "rtsp://joe:hush@" + "a" * 5000,
+    ],
+)  # fmt: skip
+def test_odd_network_addresses_are_refused_without_their_secret(text: str) -> None:
+    with pytest.raises(PspnetError) as caught:
+        camera_uri(text, ENVIRONMENT)
+    assert "hush" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v4l2://video0", "v4l2:///etc/passwd", "v4l2:///dev/../etc/passwd", "v4l2:///dev/video0?width=0",
+        "v4l2:///dev/video0?format=h264", "v4l2:///dev/video0?exposure=1", "csi://x", "csi://0 ! filesink", "csi://0?flip=8",
+        "test://pattern?size=1x1", "test://pattern?script=explode", "test://", "clip://", "exec:rm", "file:///a.mp4",
+        "photo.jpg", "csi://0?width=1920;rm", "csi://0?width=1920&width=1280",
+    ],
+)  # fmt: skip
+def test_odd_addresses_are_refused(text: str) -> None:
+    with pytest.raises(PspnetError):
+        camera_uri(text)
+
+
+def test_raw_pipelines_need_to_be_allowed() -> None:
+    with pytest.raises(PspnetError, match="--allow-gstreamer"):
+        camera_uri("gst://videotestsrc")
+    uri = camera_uri('gst://rtspsrc location=rtsp://a:pw1@b user-pw="pw 2" ! fakesink', allow_gstreamer=True)
+    assert uri.address.startswith("rtspsrc location=rtsp://a:pw1@b")
+    assert "pw1" not in str(uri) and "pw 2" not in str(uri)
+
+
+def test_is_camera_tells_addresses_from_paths() -> None:
+    cameras = ("rtsp://a", "RTSPS://a", "csi://0", "test://pattern", "clip://a", "gst://a", "https://a", "${CAMERA}")
+    assert all(map(is_camera, cameras))
+    assert not any(map(is_camera, ("clip.mp4", "/data/rtsp/a.png", "C:\\a.png", "ftp://a", "${CAMERA}/a.png")))
+
+
+def test_messages_of_libraries_are_scrubbed() -> None:
+    uri = camera_uri("rtsp://joe:${PW}@cam/s?token=tok9", ENVIRONMENT)
+    text = uri.scrubbed(f"cannot open {uri.url}, password {ENVIRONMENT['PW']} and tok9")
+    assert "tok9" not in text and ENVIRONMENT["PW"] not in text and "w%23o" not in text and "cannot open" in text
+
+
+def test_settings_that_name_a_secret_are_hidden_anywhere() -> None:
+    text = without_credentials("http://cam/cgi?user=admin&password=a1&pwd=b2&Token=c3&channel=1, user-pw=d4 api_key=e5")
+    assert all(secret not in text for secret in ("a1", "b2", "c3", "d4", "e5")) and "channel=1" in text
+
+
+def test_address_travels_to_another_process() -> None:
+    uri = camera_uri("rtsp://joe:${PW}@cam/s#transport=udp", ENVIRONMENT)
+    assert pickle.loads(pickle.dumps(uri)) == uri

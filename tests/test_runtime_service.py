@@ -1,0 +1,175 @@
+"""Signals, systemd's messages and exit codes of a run, in this process and with injected clocks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.service import Progress, run_as_service
+from runtime.systemd import ServiceWatchdog, notify
+
+PATIENCE_S = 20.0  # a loaded machine
+
+
+class Systemd:
+    """The socket of NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self.environment = {"NOTIFY_SOCKET": str(path)}
+
+    def heard(self, wait_s: float = 0.05) -> list[str]:
+        """The messages that have come and come within `wait_s` of each other."""
+        self._socket.settimeout(wait_s)
+        found = []
+        try:
+            while True:
+                found.append(self._socket.recv(4096).decode())
+        except TimeoutError:
+            return found
+
+    def wait_for(self, message: str) -> None:
+        """Returns when the message comes; the others are lost."""
+        self._socket.settimeout(PATIENCE_S)
+        while self._socket.recv(4096).decode() != message:
+            pass
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    listener = Systemd(tmp_path / "notify")
+    yield listener
+    listener.close()
+
+
+def test_notify_reaches_a_path_and_an_abstract_socket(systemd: Systemd) -> None:
+    assert notify("READY=1", systemd.environment)
+    assert systemd.heard() == ["READY=1"]
+    name = f"@pspnet-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + name[1:])
+        assert notify("STOPPING=1", {"NOTIFY_SOCKET": name})
+        assert listener.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize("address", ["", "relative", "/gone/away"])
+def test_notify_is_silent_where_nobody_listens(address: str) -> None:
+    assert not notify("READY=1", {"NOTIFY_SOCKET": address})
+    assert not notify("READY=1", {})
+
+
+def test_the_watchdog_is_fed_only_while_frames_progress(systemd: Systemd) -> None:
+    now = [100.0]
+    environment = {**systemd.environment, "WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}
+    watchdog = ServiceWatchdog(environment, lambda: now[0])
+    assert not watchdog.see(0)  # no frame yet
+    assert watchdog.see(1)
+    assert not watchdog.see(2)  # not due
+    now[0] += 5
+    assert watchdog.see(3)
+    for _ in range(5):  # the engine hangs, or no camera gives anything
+        now[0] += 5
+        assert not watchdog.see(3)
+    assert watchdog.see(4)
+    assert systemd.heard() == ["WATCHDOG=1"] * 3
+
+
+@pytest.mark.parametrize("limits", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}])
+def test_no_watchdog_unless_it_is_meant_for_us(systemd: Systemd, limits: dict[str, str]) -> None:
+    watchdog = ServiceWatchdog({**systemd.environment, **limits})
+    assert not watchdog.see(1) and systemd.heard() == []
+
+
+def stopped_by(number: int, systemd: Systemd) -> int:
+    """The exit code of a run that gets a signal after READY=1."""
+
+    def work(stop: threading.Event, progress: Progress) -> None:
+        progress.ready(lambda: 1, lambda: "front running 30.0 fps")
+        assert stop.wait(PATIENCE_S)
+
+    def sending() -> None:
+        systemd.wait_for("READY=1")
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=sending)
+    sender.start()
+    code = run_as_service(work, systemd.environment)
+    sender.join()
+    return code
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_signals_end_the_run(number: int, code: int, systemd: Systemd) -> None:
+    before = signal.getsignal(number)
+    assert stopped_by(number, systemd) == code
+    assert signal.getsignal(number) is before
+
+
+def test_what_systemd_is_told(systemd: Systemd) -> None:
+    told: list[str] = []
+
+    def work(stop: threading.Event, progress: Progress) -> None:
+        progress.ready(lambda: 7, lambda: "front running 30.0 fps")
+        time.sleep(0.3)
+        stop.set()
+        time.sleep(0.3)
+
+    environment = {**systemd.environment, "WATCHDOG_USEC": "30000000"}
+    assert run_as_service(work, environment) == 0
+    told = systemd.heard()
+    assert told.index("READY=1") < told.index("WATCHDOG=1") < told.index("STOPPING=1")
+    assert "STATUS=front running 30.0 fps" in told
+
+
+def test_an_error_of_the_work_is_raised() -> None:
+    def work(stop: threading.Event, progress: Progress) -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        run_as_service(work, {})
+
+
+def test_what_does_not_end_is_left_behind(capsys: pytest.CaptureFixture) -> None:
+    released, codes = threading.Event(), []
+
+    def hangs(stop: threading.Event, progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(PATIENCE_S)
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        released.set()
+
+    start_s = time.monotonic()
+    run_as_service(hangs, {}, leave)
+    assert codes == [0] and 1.5 < time.monotonic() - start_s < PATIENCE_S
+    assert "left behind" in capsys.readouterr().err
+
+
+def test_a_second_signal_leaves_at_once() -> None:
+    released, codes = threading.Event(), []
+
+    def hangs(stop: threading.Event, progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(PATIENCE_S)
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        released.set()
+
+    start_s = time.monotonic()
+    run_as_service(hangs, {}, leave)
+    assert codes[0] == 128 + signal.SIGTERM and time.monotonic() - start_s < 1.5

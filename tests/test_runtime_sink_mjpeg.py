@@ -1,0 +1,216 @@
+"""MJPEG: drawn once for all viewers and only for viewers; a number drawn by the camera comes out at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import pytest
+
+from pspnet.errors import PspnetError
+from runtime import frame_code, sink_mjpeg
+from runtime.board import Board
+from runtime.camera import Camera
+from runtime.camera_settings import CameraSettings
+from runtime.jpeg import bgr_from_jpeg
+from runtime.live import LiveSettings, run_live
+from runtime.live_view import SILENT_NS
+from runtime.outlet import Outlet, Sink
+from runtime.record import Record, no_signal
+from runtime.segmenter import CpuSegmenter
+from runtime.server import Server
+from runtime.sink_mjpeg import Jpeg, MjpegSink
+from runtime.telemetry import Telemetry
+from tests.live_doubles import SPEC as LIVE_SPEC
+from tests.live_doubles import FakeRunner
+from tests.live_records import PATIENCE_S, SPEC, record_of, until
+
+JPEG_LEVELS = 8.0  # mean error of an overlay of even fields at quality 80
+CODES = 20
+
+
+def test_nothing_is_drawn_until_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = MjpegSink(SPEC)
+    encoded = []
+    monkeypatch.setattr(sink, "_encoded", lambda picture: encoded.append(1) or b"jpeg")
+    sink(record_of(0))
+    assert not encoded and sink.latest_jpeg("front") is None
+    sink(record_of(1))
+    sink(record_of(2, camera="rear"))
+    assert len(encoded) == 1
+    for _ in range(5):  # many viewers, one picture
+        assert sink.latest_jpeg("front") == Jpeg("front", b"jpeg", 1, 1, True, "", *_stamps(sink.latest_jpeg("front")))
+    assert len(encoded) == 1
+
+
+def _stamps(jpeg: Jpeg | None) -> tuple[int | None, int]:
+    assert jpeg is not None
+    return jpeg.captured_ns, jpeg.published_ns
+
+
+def test_interest_ends_and_takes_the_old_picture_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = MjpegSink(SPEC)
+    assert sink.latest_jpeg("front") is None
+    sink(record_of(0))
+    assert sink.latest_jpeg("front") is not None
+    monkeypatch.setattr(sink_mjpeg, "INTEREST_NS", 0)
+    sink(record_of(1))
+    monkeypatch.undo()
+    assert sink.latest_jpeg("front") is None
+
+
+def test_the_picture_is_the_overlay() -> None:
+    sink = MjpegSink(SPEC, alpha=0.5)
+    sink.latest_jpeg("front")
+    record = record_of(3, (240, 320))
+    sink(record)
+    jpeg = sink.latest_jpeg("front")
+    assert jpeg is not None and (jpeg.number, jpeg.sequence, jpeg.valid) == (1, 3, True)
+    assert jpeg.captured_ns == record.captured_ns
+    picture = bgr_from_jpeg(jpeg.data)
+    colours = np.array([(b, g, r) for r, g, b in SPEC.palette], np.float64)
+    assert record.labels is not None
+    inside = slice(60, 200)  # below the unlabelled quarter, above the caption
+    expected = 45 + colours[record.labels[inside]] / 2
+    assert np.abs(picture[inside] - expected).mean() <= JPEG_LEVELS
+
+
+def test_an_invalid_record_makes_an_invalid_picture() -> None:
+    sink = MjpegSink(SPEC)
+    sink.latest_jpeg("front")
+    record = record_of(3)
+    sink(record.invalidated("the camera is frozen", record.published_ns))
+    jpeg = sink.latest_jpeg("front")
+    assert jpeg is not None and (jpeg.valid, jpeg.reason) == (False, "the camera is frozen")
+    sink(no_signal("front", SPEC, "the camera is stalled", record))
+    again = sink.latest_jpeg("front", after=jpeg.number)
+    assert again is not None and (again.valid, again.sequence) == (False, 3)
+
+
+def test_a_loop_that_hangs_shows_as_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.live_view.SILENT_NS", SILENT_NS // 20)
+    outlet = Outlet(sink := MjpegSink(SPEC, ["front"]), "page")
+    outlet.start()
+    try:
+        until(lambda: (jpeg := sink.latest_jpeg("front")) is not None and jpeg.reason == "no picture yet")
+        outlet.offer(record_of(1))
+        until(lambda: (jpeg := sink.latest_jpeg("front")) is not None and jpeg.valid)
+        until(lambda: (jpeg := sink.latest_jpeg("front")) is not None and "nothing published" in jpeg.reason)
+    finally:
+        outlet.stop(PATIENCE_S)
+
+
+def test_a_silent_camera_shows_while_another_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = MjpegSink(SPEC)
+    for camera in ("front", "rear"):
+        sink.latest_jpeg(camera)
+        sink(record_of(1, camera=camera))
+    monkeypatch.setattr("runtime.live_view.SILENT_NS", -1)
+    monkeypatch.setattr("runtime.live_view.SHOWN_AGAIN_NS", -1)
+    sink(record_of(2, camera="front"))
+    jpeg = sink.latest_jpeg("rear")
+    assert jpeg is not None and not jpeg.valid and "nothing published" in jpeg.reason
+
+
+def test_waiting_and_listening() -> None:
+    sink = MjpegSink(SPEC)
+    heard: list[str] = []
+    end = sink.listen(heard.append)
+    begun_s = time.monotonic()
+    assert sink.latest_jpeg("front", wait_s=0.05) is None and time.monotonic() - begun_s >= 0.05
+    timer = threading.Timer(0.05, lambda: sink(record_of(1)))
+    timer.start()
+    first = sink.latest_jpeg("front", wait_s=PATIENCE_S)
+    assert first is not None and sink.latest_jpeg("front", after=first.number) is None
+    timer.join()
+    assert heard == ["front"]
+    end()
+    sink(record_of(2))
+    second = sink.latest_jpeg("front", after=first.number)
+    assert second is not None and second.number == 2 and heard == ["front"]
+
+
+def test_wrong_quality_is_refused() -> None:
+    with pytest.raises(PspnetError, match="quality is 0"):
+        MjpegSink(SPEC, quality=0)
+
+
+class Codes(Sink):
+    """The number that each picture carries, by sequence, read before anything is drawn over it."""
+
+    wants = frozenset({"picture"})
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int | None] = {}
+
+    def __call__(self, record: Record) -> None:
+        if record.frame is not None and record.labels is not None:
+            self.codes[record.sequence] = frame_code.decode(record.frame.bgr())
+
+
+@contextlib.contextmanager
+def running() -> Iterator[tuple[Server, Codes]]:
+    """A live run over a test camera, with labels of a network that sees five classes, and its page."""
+    camera = Camera(CameraSettings("front", "test://pattern?size=240x320&fps=20", max_age_ms=5000))
+    telemetry, board = Telemetry(), Board({"front": 5000.0})
+    pictures, codes, stop = MjpegSink(LIVE_SPEC, ["front"]), Codes(), threading.Event()
+    outlets = [Outlet(pictures, "page"), Outlet(codes, "codes")]
+    arguments = (
+        [camera], CpuSegmenter(FakeRunner()), outlets, LiveSettings(), stop, None, telemetry, board
+    )  # fmt: skip
+    thread = threading.Thread(target=run_live, args=arguments)
+    with Server(telemetry, board, port=0, pictures=pictures) as server:
+        thread.start()
+        try:
+            yield server, codes
+        finally:
+            stop.set()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+def jpegs_of(stream) -> Iterator[tuple[int, bytes]]:  # type: ignore[no-untyped-def]
+    """Sequence and JPEG of each part of a multipart stream."""
+    while line := stream.readline():
+        if not line.startswith(b"--"):
+            continue
+        headers = {}
+        while (line := stream.readline().strip()) != b"":
+            name, _, value = line.partition(b":")
+            headers[name.strip().lower()] = value.strip()
+        yield int(headers[b"x-pspnet-sequence"]), stream.read(int(headers[b"content-length"]))
+
+
+def deaf_client(server: Server) -> socket.socket:
+    """A viewer that asks for the stream and never reads a byte of it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    address = urlsplit(server.url)
+    client.connect((address.hostname, address.port))
+    client.sendall(f"GET /stream/front.mjpg HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+    return client
+
+
+def test_the_frame_code_goes_all_the_way_to_the_viewer_past_one_who_reads_nothing() -> None:
+    seen: dict[int, int] = {}
+    with (
+        running() as (server, codes),
+        contextlib.closing(deaf_client(server)),
+        urllib.request.urlopen(server.url + "stream/front.mjpg", timeout=PATIENCE_S) as stream,
+    ):
+        for sequence, data in jpegs_of(stream):
+            if (code := frame_code.decode(cv2.imdecode(np.frombuffer(data, np.uint8), 1))) is not None:
+                seen[sequence] = code
+            if len(seen) >= CODES:
+                break
+    common = {sequence: code for sequence, code in seen.items() if sequence in codes.codes}
+    assert len(common) >= CODES // 4 and common == {sequence: codes.codes[sequence] for sequence in common}
+    numbers = list(seen.values())
+    assert numbers == sorted(set(numbers))  # no picture twice, none out of order: gaps are the drops
