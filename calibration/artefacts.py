@@ -15,8 +15,8 @@ from calibration.quantize import quantized
 from calibration.share import installed_shares
 from calibration.table import CalibrationTable
 from pspnet.errors import PspnetError
-from pspnet.files import atomic_path, sha256_of
-from pspnet.metadata import attach_spec, spec_from_model
+from pspnet.files import atomic_path
+from pspnet.metadata import artefact_sha256, attach_spec, spec_from_model
 from runtime.fp16_simulation import first_overflow, simulated
 from runtime.fp16_typing import fp16_from_fp32, half_path
 
@@ -72,7 +72,7 @@ def write_artefacts(
 
 def table_for(model_path: str | Path, path: str | Path) -> CalibrationTable:
     """The stored table at `path`, once it is certain that its ranges are those of the ONNX file at `model_path`."""
-    table, digest = CalibrationTable.load(path), sha256_of(model_path)
+    table, digest = CalibrationTable.load(path), artefact_sha256(model_path)
     if table.onnx_sha256 != digest:
         raise PspnetError(
             f"table {path} belongs to the ONNX file with SHA-256 {table.onnx_sha256[:12]}, {model_path} has "

@@ -20,7 +20,8 @@ SAYS = "pspnet: "
 POLL_S = 1.0
 
 WITH_VENV = 'if [ -n "$2" ]; then PATH="$(cd "$2" && pwd)/bin:$PATH"; fi;'
-PROBE = f"""{WITH_VENV} mkdir -p "$1" && cd "$1" && df -Pk . | tail -n 1 && {{ command -v pspnet || echo -; }} &&
+PROBE = f"""lacks=; if [ -n "$2" ] && ! [ -x "$2/bin/pspnet" ]; then lacks=1; fi
+{WITH_VENV} mkdir -p "$1" && cd "$1" && df -Pk . | tail -n 1 && {{ [ -z "$lacks" ] && command -v pspnet || echo -; }} &&
 pspnet --version 2>&1 | tail -n 1"""
 RUNS = '! flock -n ../lock true && [ "$(cat ../running)" = "${1##*/}" ]'
 """Whether the build of the job in the folder $1, which is the current one, runs."""
@@ -59,14 +60,14 @@ cd .. && rm -rf -- "${{1##*/}}" """
 
 
 class Screen:
-    """The board's stderr on ours, but for lines in which pspnet says why it failed: `failure` holds the last of them.
+    """The board's stderr on ours, but for lines in which pspnet says why it failed: `failures` has them.
 
     received_bytes: of the log so far, where reading goes on after a broken connection.
     """
 
     def __init__(self) -> None:
         self.received_bytes = 0
-        self.failure = ""
+        self.failures: list[str] = []
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._at_start = True
@@ -80,7 +81,7 @@ class Screen:
             whole = line[-1] in "\r\n"
             said = self._at_start and (line.startswith(SAYS) or (not whole and SAYS.startswith(line)))
             if said and whole:
-                self.failure = line[len(SAYS) :].strip()
+                self.failures.append(line[len(SAYS) :].strip())
             elif said:
                 self._held = line
             else:
@@ -89,7 +90,7 @@ class Screen:
         sys.stderr.flush()
 
 
-def watched_build(board: Board, folder: str, key: str, arguments: Sequence[str]) -> tuple[int, str]:
+def watched_build(board: Board, folder: str, key: str, arguments: Sequence[str]) -> tuple[int, list[str]]:
     """Begin the build of job `key` in its folder, or find it there, and await it: its exit code, and why it failed.
 
     arguments: of pspnet.
@@ -108,7 +109,7 @@ def watched_build(board: Board, folder: str, key: str, arguments: Sequence[str])
         board.insist(lambda: board.follow(FOLLOW, folder, screen.received_bytes + 1, sink=screen.show))
         state, *more = board.insist(lambda: board.run(STATE, folder)).split()
         if state == "done":
-            return int(more[0]), screen.failure
+            return int(more[0]), screen.failures
         if state == "gone":
             raise PspnetError(
                 f"the build on {board.name} is gone without an exit code, as after a restart of the board: run the "

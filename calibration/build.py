@@ -21,17 +21,18 @@ from typing import Any
 from calibration import engine_audit
 from calibration.artefacts import table_path
 from calibration.build_candidates import BuildChoice, Candidate, candidates_of, crash_note
-from calibration.build_check import Limits, PictureChoice, Reference, reference_for, seeded_pictures
+from calibration.build_check import Limits, PictureChoice, Reference, check_float, reference_for, seeded_pictures
 from calibration.build_memory import check_memory, fitted, free_memory
 from calibration.build_race import compared_with_fp16, time_engines
 from calibration.build_sources import source_at
-from calibration.builder import BuildSettings, build_plan, check_settings, routes_of
+from calibration.builder import BuildSettings, build_plan, check_parsed, check_settings, routes_of
 from calibration.timing_cache import TimingCache, default_path, power_mode
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, passport_path, sha256_of
 from runtime.cuda import Device, open_device
 from runtime.passport import Passport, gpu_facts, this_platform
-from runtime.tensorrt_library import tensorrt_module
+from runtime.preflight import check_folders
+from runtime.tensorrt_library import newer_than_checked, tensorrt_module
 
 READABLE = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH
 """A plan is native code: whatever the umask, nobody but its owner may write it."""
@@ -49,26 +50,31 @@ def build(
     output, trt = Path(output), tensorrt_module()
     source = source_at(model)
     check_settings(trt, settings)
-    _check_folder(output)
+    check_folders(output)
     original = source.float_source()
+    check_float(source, original, limits)
     candidates, notes = candidates_of(source, original, choice, routes_of(trt), str(trt.__version__))
     with tempfile.TemporaryDirectory() as folder, open_device(choice.device) as device:
         notes += crash_note(str(trt.__version__), device.compute_capability, settings.optimisation_level)
+        notes += newer_than_checked(str(trt.__version__))
         free = free_memory(device)
-        settings = fitted(settings, free, choice.low_memory)
+        asked, settings = settings, fitted(settings, free, choice.low_memory)
         needed = check_memory(source.model, settings, free, device.integrated, choice.low_memory)
+        workshop = _Workshop(Path(folder), device, asked, settings, choice, str(trt.__version__))
+        for candidate in candidates:
+            workshop.parse(candidate)
+        _check_built(candidates)
         reference = reference_for(source, original, pictures.read(source), limits)
-        workshop = _Workshop(Path(folder), device, settings, choice, str(trt.__version__))
         for candidate in candidates:
             workshop.build(candidate)
         _check_built(candidates)
         contenders = [each for each in candidates if each.plan]
         _compare(contenders, reference, limits, choice.device)
-        _check_left(candidates)
+        _check_left(candidates, output)
         sound = [each for each in contenders if not each.left_out]
         inputs = reference.inputs if reference else seeded_pictures(source.spec).inputs
         time_engines(sound, inputs, settings.batch, choice.device, not choice.low_memory)
-        _check_left(candidates)
+        _check_left(candidates, output)
         chosen = _chosen(candidates)
         report = _report(output, candidates, chosen, notes, workshop)
         report["memory"] = dataclasses.asdict(needed)
@@ -81,15 +87,28 @@ class _Workshop:
     """Builds candidates into a folder of its own, with passports that loading accepts."""
 
     def __init__(
-        self, folder: Path, device: Device, settings: BuildSettings, choice: BuildChoice, version: str
-    ) -> None:
+        self, folder: Path, device: Device, asked: BuildSettings, settings: BuildSettings, choice: BuildChoice,
+        version: str,
+    ) -> None:  # fmt: skip
+        """asked: what the user set; settings: the same, fitted to this machine."""
         self.device, self.settings, self.choice, self.version = device, settings, choice, version
+        self._asked = asked
         self.power_mode, self._folder = power_mode(), folder
         path = choice.timing_cache or default_path(version, device, self.power_mode)
         self.cache = TimingCache(path, named=choice.timing_cache is not None)
 
+    def parse(self, candidate: Candidate) -> None:
+        """Note why a candidate is left out where TensorRT does not take its graph."""
+        try:
+            graph, candidate.graph = candidate.source.graph(candidate.route, candidate.precision)
+            check_parsed(graph, candidate.route, self.device)
+        except PspnetError as error:
+            candidate.left_out = str(error)
+
     def build(self, candidate: Candidate) -> None:
         """Fill the candidate's plan and passport, or why it is left out."""
+        if candidate.left_out:
+            return
         started = time.perf_counter()
         try:
             graph, candidate.graph = candidate.source.graph(candidate.route, candidate.precision)
@@ -125,24 +144,16 @@ class _Workshop:
             settings={
                 **self.settings.facts(), "low_memory": self.choice.low_memory, "graph": candidate.graph,
                 "timing_cache": self.cache.origin,
+                "asked": [*self._asked.flags(), *self.choice.flags(candidate.precision)],
             },
             built=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), build_seconds=round(seconds, 1),
         )  # fmt: skip
 
 
-def _check_folder(output: Path) -> None:
-    """PspnetError where everybody could put another file in the engine's place, which loading refuses."""
-    if output.parent.exists() and output.parent.stat().st_mode & stat.S_IWOTH:
-        raise PspnetError(
-            f"everybody may write to the folder {output.parent}, and an engine there would be refused: choose another "
-            f"-o, or chmod go-w {output.parent}"
-        )
-
-
 def _check_built(candidates: list[Candidate]) -> None:
-    """PspnetError where no candidate that may be handed out was built."""
+    """PspnetError where no candidate that may be handed out can be built."""
     own = [each for each in candidates if not each.rival]
-    if any(each.plan for each in own):
+    if not all(each.left_out for each in own):
         return
     if len(own) == 1:
         raise PspnetError(str(own[0].left_out))
@@ -164,12 +175,15 @@ def _compare(candidates: list[Candidate], reference: Reference | None, limits: L
         candidate.missed = [] if candidate.rival else limits.missed(candidate.accuracy)
 
 
-def _check_left(candidates: list[Candidate]) -> None:
+def _check_left(candidates: list[Candidate], output: Path) -> None:
     """PspnetError where every engine that may be handed out was left out."""
     own = [each for each in candidates if not each.rival]
     if all(each.left_out for each in own):
         reasons = "; ".join(f"{each.name}: {each.left_out}" for each in own)
-        raise PspnetError(f"no engine passes, so nothing was written. {reasons}. Try another --route or --precision")
+        earlier = f" ({output} is still the earlier engine)" if output.exists() else ""
+        raise PspnetError(
+            f"no engine passes, so nothing was written{earlier}. {reasons}. Try another --route or --precision"
+        )
 
 
 def _chosen(candidates: list[Candidate]) -> Candidate | None:

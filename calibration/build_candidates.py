@@ -40,6 +40,12 @@ class BuildChoice:
         if self.device < 0:
             raise PspnetError(f"device is {self.device}: give --device 0 or more")
 
+    def flags(self, precision: str) -> list[str]:
+        """The flags that build an engine of `precision` as this choice did, but for the precision itself."""
+        route = [] if self.route == AUTO else ["--route", self.route]
+        compare = ["--no-compare"] if precision == "int8" and not self.compare else []
+        return [*route, *compare, *(["--low-memory"] if self.low_memory else [])]
+
 
 @dataclass
 class Candidate:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from calibration.build_sources import Source
-from calibration.held_out import HeldOut, held_out_pictures
+from calibration.held_out import FEWEST, HeldOut, TooFewPictures, held_out_pictures
 from calibration.score import AGREEMENT, Judge
-from pspnet.dataset import check_no_choice, is_dataset
+from pspnet.dataset import check_no_choice, is_dataset, list_images
 from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry, network_input
 from pspnet.spec import ModelSpec
+from pspnet.wording import counted
 from runtime.tensorrt_runner import TensorRTRunner
 
 CPU_ENGINES = ("openvino", "onnxruntime")
@@ -53,15 +54,32 @@ class PictureChoice:
         """The pictures as network inputs; none of a data set is one that the file was calibrated on."""
         if self.data is None:
             return seeded_pictures(source.spec)
-        if not Path(self.data).exists():
-            raise PspnetError(
-                f"{self.data} does not exist: give a data set, a folder of pictures or a clip with --data"
-            )
-        if not is_dataset(Path(self.data)):
-            check_no_choice(self.data, self.dataset, self.split)
+        self.check()
         seen = source.table.images if source.table else {}
         count = self.images or DEFAULT_IMAGES
-        return held_out_pictures(self.data, self.dataset, self.split or "val", seen, count, source.spec)
+        try:
+            return held_out_pictures(self.data, self.dataset, self.split or "val", seen, count, source.spec)
+        except TooFewPictures as error:
+            raise self.too_few(error.count, bool(seen)) from error
+
+    def check(self) -> None:
+        """PspnetError where `data` is nothing that pictures can be taken from."""
+        data = Path(self.data or "")
+        if not data.exists():
+            raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
+        if is_dataset(data):
+            return
+        if data.is_dir() and not list_images(data):
+            raise PspnetError(f"no pictures in {data}: give a data set, a folder of pictures or a clip with --data")
+        check_no_choice(data, self.dataset, self.split)
+
+    def too_few(self, count: int, calibrated: bool) -> PspnetError:
+        """What is wrong where `count` pictures are not enough. calibrated: some of `data` were left out for that."""
+        left = " beside those that the file was calibrated on" if calibrated else ""
+        return PspnetError(
+            f"{counted(count, 'picture')} in {self.data}{left}, {FEWEST} or more are needed to compare engines on: "
+            "give others with --data, or leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,19 @@ class Limits:
         return lines
 
 
+def check_float(source: Source, original: Source | None, limits: Limits) -> None:
+    """PspnetError for limits without the float network of `source`, of which they speak."""
+    if not limits or original is not None:
+        return
+    usual = source.usual_float
+    named = f"the float file {usual.name} beside it" if usual != source.path else "its float file beside it"
+    other = f", and {usual.name} there is another network" if usual != source.path and usual.is_file() else ""
+    raise PspnetError(
+        f"{source.path} is held against the float network that it was calibrated from: the limit needs {named}{other}. "
+        "Copy it there, or leave out --max-miou-drop and --min-agreement"
+    )
+
+
 class Reference:
     """The networks that engines are held against, computed once on a CPU engine: the float network and the file.
 
@@ -102,12 +133,12 @@ class Reference:
 
     def __init__(self, source: Source, original: Source | None, pictures: HeldOut, quiet: bool = False) -> None:
         """original: the float network of `source`; where it is None, the file itself stands for it."""
-        base = original or source
+        base, self._has_float = original or source, original is not None
         self._name, self._pictures, self._seeded = base.path.name, pictures, pictures.source == SEEDED
-        self._judges = {base.path: Judge(base.model, pictures, quiet=quiet)}
+        self._judges = {base.path: Judge(base.path, pictures, quiet=quiet)}
         self._float = self._judges[base.path]
         if source.path not in self._judges:
-            self._judges[source.path] = Judge(source.model, pictures, quiet=quiet)
+            self._judges[source.path] = Judge(source.path, pictures, quiet=quiet)
         self.figure = self._float.figure if self._float.figure != AGREEMENT else f"agreement with {self._name}"
 
     @property
@@ -119,6 +150,7 @@ class Reference:
         """The figures of an engine, for its passport, in per cent.
 
         "value", "float" and "loss" are the figure of the engine, that of the reference, and the difference;
+        "reference" is its file, "float_absent" whether that is the engine's own for want of the float network;
         "agreement" is the share of labels that equal the reference's; "parity" the same against the very file that the
         engine was built from, and the signal to quantisation noise ratio of its logits.
         """
@@ -129,7 +161,7 @@ class Reference:
         return {
             "figure": self.figure, "value": score.value, "float": self._float.baseline.value,
             "loss": self._float.loss(score), "agreement": score.agreement, "images": len(self._pictures),
-            "source": self._pictures.source, "reference": self._name,
+            "source": self._pictures.source, "reference": self._name, "float_absent": not self._has_float,
             "parity": {
                 "file": built_from.path.name, "engine": judge.engine, "agreement": own.agreement,
                 "sqnr_db": own.sqnr_db,

@@ -92,12 +92,25 @@ def check_memory(
     """The estimate; PspnetError where less is free."""
     needed = estimate(model, settings)
     if short := needed.shortage(free, integrated):
-        advice = "a smaller --batch, or end other programs" if low_memory else "--low-memory, or a smaller --workspace"
+        pictures = f" for --batch {settings.batch}" if settings.batch > 1 else ""
         raise PspnetError(
-            f"the build needs about {_gib(short[0])} of memory with a workspace of {settings.workspace_mib} MiB, "
-            f"{_gib(short[1])} is free: try {advice}"
+            f"the build needs about {_size(short[0])} of memory{pictures} with a workspace of "
+            f"{settings.workspace_mib} MiB, {_size(short[1])} is free: try "
+            f"{_advice(model, settings, free, integrated, low_memory)}"
         )
     return needed
+
+
+def _advice(model: onnx.ModelProto, settings: BuildSettings, free: Free, integrated: bool, low_memory: bool) -> str:
+    """What asks for less, that which alone is enough first."""
+    ways = ["end other programs"] if low_memory else ["--low-memory", "a smaller --workspace"]
+    if settings.batch > 1:
+        one = dataclasses.replace(settings, batch=1)
+        alone = estimate(model, one).shortage(free, integrated) is None
+        ways.insert(0 if alone else len(ways), "a smaller --batch (1 fits)" if alone else "a smaller --batch")
+    elif low_memory:
+        ways.insert(0, "a network that is exported for a smaller --size")
+    return ", or ".join(ways)
 
 
 def _tensor_bytes(model: onnx.ModelProto, batch: int) -> list[int]:
@@ -124,5 +137,5 @@ def _available_bytes() -> int | None:
     return int(listed[1]) * 1024 if listed else None
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:.0f} MiB"

@@ -6,18 +6,20 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from pspnet.errors import PspnetError
+from pspnet.errors import EndedBySignal, PspnetError
 
 Result = TypeVar("Result")
 
 PERCENT = 100
 WAIT_S = 0.2  # between two looks at a build that runs: how late a Ctrl-C may be noticed
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Of a supervisor or a shutdown, and of a terminal that is closed."""
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +122,9 @@ def cancellable(work: Callable[[], Result], progress: BuildProgress) -> Result:
     """The result of `work`, which reports to `progress`; its exceptions are raised here.
 
     It runs in a thread of its own: Python handles Ctrl-C in the main thread alone, and only while that runs Python, so
-    a build called from there could neither be interrupted nor be ended cleanly. On Ctrl-C the build is cancelled, and
-    KeyboardInterrupt is raised once TensorRT has stopped; pressing it again changes nothing.
+    a build called from there could neither be interrupted nor be ended cleanly. On Ctrl-C, SIGTERM and SIGHUP the build
+    is cancelled, and KeyboardInterrupt or EndedBySignal is raised once TensorRT has stopped; a second one changes
+    nothing.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -141,35 +144,58 @@ def cancellable(work: Callable[[], Result], progress: BuildProgress) -> Result:
         threading.Thread(target=run, name="pspnet build", daemon=True).start()
         while not ended.wait(WAIT_S):
             pass
-        progress.close()
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            progress.close()
     if interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if interrupted[0] == signal.SIGINT else EndedBySignal(interrupted[0])
     if errors:
         raise errors[0]
     return results[0]
 
 
 @contextlib.contextmanager
-def _interrupts(progress: BuildProgress) -> Iterator[list[int]]:
-    """While it lasts, Ctrl-C cancels `progress` and is noted in the list, and nothing is raised.
+def ending_signals() -> Iterator[None]:
+    """While it lasts, the first SIGTERM or SIGHUP raises EndedBySignal in the main thread, and what follows is ignored.
 
-    An exception could hit between any two lines, and leave a thread behind that builds on. Where Ctrl-C is ignored, it
-    stays so; in other threads than the main one nobody gets it.
+    Their default ends the process at once, and leaves its temporary files behind.
+    """
+
+    def end(number: int, _: Any) -> None:
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise EndedBySignal(number)
+
+    with _handled(ENDING, end):
+        yield
+
+
+@contextlib.contextmanager
+def _interrupts(progress: BuildProgress) -> Iterator[list[int]]:
+    """While it lasts, Ctrl-C, SIGTERM and SIGHUP cancel `progress` and are noted in the list, and nothing is raised.
+
+    An exception could hit between any two lines, and leave a thread behind that builds on.
     """
     noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield noted
-        return
 
     def note(number: int, _: Any) -> None:
         noted.append(number)
         progress.cancel()
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
+    with _handled((signal.SIGINT, *ENDING), note):
         yield noted
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """While it lasts, signals go to `handler`; what is ignored stays so, and in other threads nobody gets them."""
+    here = threading.current_thread() is threading.main_thread()
+    heeded = [each for each in numbers if here and signal.getsignal(each) not in (signal.SIG_IGN, None)]
+    before = {each: signal.signal(each, handler) for each in heeded}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, earlier in before.items():
+            signal.signal(each, earlier)
 
 
 def _guarded(progress: BuildProgress, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -60,7 +60,8 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
             "`pspnet verify` compare elsewhere"
         )
     where = f"{counted(accuracy['images'], 'image')} of {accuracy['source']}"
-    equal = f"{accuracy['agreement']:.2f} % of labels equal those of {accuracy['reference']}, {where}"
+    absent = " itself, as the float file is not beside it" if accuracy["float_absent"] else ""
+    equal = f"{accuracy['agreement']:.2f} % of labels equal those of {accuracy['reference']}{absent}, {where}"
     if accuracy["figure"] != MIOU:
         return equal
     return f"mIoU {accuracy['value']:.2f} % against {accuracy['float']:.2f} % of {accuracy['reference']}; {equal}"

@@ -12,8 +12,7 @@ from calibration.artefacts import table_path
 from calibration.builder import STRONG
 from calibration.table import CalibrationTable
 from pspnet.errors import PspnetError
-from pspnet.files import sha256_of
-from pspnet.metadata import carries_spec, extra, read_model, spec_from_model
+from pspnet.metadata import artefact_sha256, carries_spec, extra, read_model, spec_from_model
 from pspnet.spec import ModelSpec
 from runtime.fp16_typing import fp16_from_fp32, half_path
 from runtime.runner import check_constants
@@ -40,8 +39,8 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the file."""
-        return sha256_of(self.path)
+        """Hash of the file and of its external data."""
+        return artefact_sha256(self.path)
 
     @cached_property
     def table(self) -> CalibrationTable | None:
@@ -64,12 +63,16 @@ class Source:
             return self
         if self._float_sha256 is None:
             return None
-        usual = self.path.with_name(self.path.name.removesuffix(INT8_SUFFIX) + ".onnx")
-        others = sorted(path for path in self.path.parent.glob("*.onnx") if path not in (usual, self.path))
-        for path in (usual, *others):
-            if path.is_file() and path != self.path and sha256_of(path) == self._float_sha256:
+        others = sorted(path for path in self.path.parent.glob("*.onnx") if path not in (self.usual_float, self.path))
+        for path in (self.usual_float, *others):
+            if path.is_file() and path != self.path and _hash_or_none(path) == self._float_sha256:
                 return Source(path, "fp32")
         return None
+
+    @property
+    def usual_float(self) -> Path:
+        """Where the float network of an INT8 file is wont to lie: model.onnx beside model.int8.onnx."""
+        return self.path.with_name(self.path.name.removesuffix(INT8_SUFFIX).removesuffix(".onnx") + ".onnx")
 
     def graph(self, route: str, precision: str) -> tuple[bytes, str]:
         """The graph to build on a route in a precision, and where it comes from, in words.
@@ -129,6 +132,14 @@ def companions(path: str | Path) -> list[Path]:
     if (original := source.float_source()) is not None and original is not source:
         found.append(original.path)
     return found
+
+
+def _hash_or_none(path: Path) -> str | None:
+    """Hash of an ONNX file, None where it is none or lacks its external data."""
+    try:
+        return artefact_sha256(path)
+    except PspnetError:
+        return None
 
 
 def _same_graph(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:

@@ -57,6 +57,14 @@ class BuildSettings:
         """The settings as a passport states them."""
         return asdict(self)
 
+    def flags(self) -> list[str]:
+        """The flags of `pspnet build` for what differs from its defaults, but for the batch."""
+        given = {
+            "workspace": self.workspace_mib, "aux-streams": self.aux_streams or None,
+            "optimisation-level": self.optimisation_level, "tiling": self.tiling,
+        }  # fmt: skip
+        return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
 
 def routes_of(trt: Any) -> tuple[str, ...]:
     """The routes that the TensorRT at hand has, the preferred one first.
@@ -90,11 +98,7 @@ def build_plan(
     """
     trt = tensorrt_module()
     check_settings(trt, settings)
-    if route not in routes_of(trt):
-        raise PspnetError(
-            f"TensorRT {trt.__version__} has no {route}ly typed networks, only {' and '.join(routes_of(trt))}: leave "
-            "out --route"
-        )
+    _check_route(trt, route)
     content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
     progress = BuildProgress(title, quiet)
 
@@ -105,21 +109,24 @@ def build_plan(
     return cancellable(work, progress)
 
 
+def check_parsed(content: bytes, route: str, device: Device) -> None:
+    """PspnetError with the node and the reason where TensorRT's parser refuses a graph, before anything is built."""
+    trt = tensorrt_module()
+    _check_route(trt, route)
+    log = engine_log(trt)
+    with device.current():
+        builder = _builder(trt, log)
+        network, parser = _parsed(trt, builder, content, route, log)
+        del parser, network, builder  # in this order
+
+
 def _plan(
     trt: Any, content: bytes, settings: BuildSettings, route: str, precision: str, cache: TimingCache | None,
     progress: BuildProgress,
 ) -> bytes:  # fmt: skip
     log = engine_log(trt)
-    try:
-        builder = trt.Builder(log)
-    except TypeError as error:  # how the bindings say that the library returned nothing
-        reason = f"{log.reason()}. `pspnet doctor` shows what this machine lacks"
-        raise PspnetError(f"TensorRT makes no builder: {reason}") from error
-    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # its number differs between 10 and 11
-    network = builder.create_network(typed if route == STRONG else 0)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(content):
-        raise PspnetError(f"TensorRT {trt.__version__} does not parse the graph: {_parser_errors(parser, log)}")
+    builder = _builder(trt, log)
+    network, parser = _parsed(trt, builder, content, route, log)
     config = builder.create_builder_config()
     _configure(trt, config, settings, route, precision)
     config.progress_monitor = monitor = progress_monitor(trt, progress)
@@ -135,8 +142,34 @@ def _plan(
                           f"{log.reason()}. {_advice(log.errors)}")  # fmt: skip
     if cache:
         cache.store(config)
-    del monitor  # TensorRT holds no reference of its own
+    del monitor, parser  # TensorRT holds no reference of its own
     return bytes(plan)
+
+
+def _check_route(trt: Any, route: str) -> None:
+    if route not in routes_of(trt):
+        raise PspnetError(
+            f"TensorRT {trt.__version__} has no {route}ly typed networks, only {' and '.join(routes_of(trt))}: leave "
+            "out --route"
+        )
+
+
+def _builder(trt: Any, log: Any) -> Any:
+    try:
+        return trt.Builder(log)
+    except TypeError as error:  # how the bindings say that the library returned nothing
+        reason = f"{log.reason()}. `pspnet doctor` shows what this machine lacks"
+        raise PspnetError(f"TensorRT makes no builder: {reason}") from error
+
+
+def _parsed(trt: Any, builder: Any, content: bytes, route: str, log: Any) -> tuple[Any, Any]:
+    """The network of a graph, and the parser, which must live as long."""
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # its number differs between 10 and 11
+    network = builder.create_network(typed if route == STRONG else 0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(content):
+        raise PspnetError(f"TensorRT {trt.__version__} does not parse the graph: {_parser_errors(parser, log)}")
+    return network, parser
 
 
 def _configure(trt: Any, config: Any, settings: BuildSettings, route: str, precision: str) -> None:

@@ -25,8 +25,7 @@ from calibration.score import Judge
 from calibration.table import CalibrationTable
 from calibration.tuning_pictures import tuning_pictures
 from pspnet.errors import PspnetError
-from pspnet.files import sha256_of
-from pspnet.metadata import extra, read_model, spec_from_model
+from pspnet.metadata import artefact_sha256, extra, read_model, spec_from_model
 from pspnet.spec import ModelSpec
 from pspnet.wording import counted
 from runtime.runner import check_constants
@@ -97,7 +96,7 @@ def calibrate(
     placement = place(model)
     images = calibration_images(data, dataset, split, count, spec, force)
     check_pictures(images, spec, data, dataset, force)
-    table = CalibrationTable(sha256_of(model_path), method, images.source, images.hashes, {})
+    table = CalibrationTable(artefact_sha256(model_path), method, images.source, images.hashes, {})
     summary = {**facts_of(model, table), "class_percent": coverage(images, data, dataset)}
     choices = (["method"] if method == choose.AUTO else []) + (["mix"] if mix and mix.budget else [])
     unseen, summary["unchecked"] = _unseen(images, spec, data, dataset, held_out, bool(choices or mix))

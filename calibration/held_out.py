@@ -22,6 +22,17 @@ from runtime.source import open_source
 FEWEST = 2  # below this one picture decides
 
 
+class TooFewPictures(PspnetError):
+    """Fewer than FEWEST pictures are left. count: how many."""
+
+    def __init__(self, count: int, source: str) -> None:
+        super().__init__(
+            f"{counted(count, 'picture')} of {source} left to score INT8 on, {FEWEST} are needed: calibrate on fewer "
+            "with --images, or give more data"
+        )
+        self.count = count
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Network inputs (1, H, W, 3) uint8 RGB, where each lies in its picture, and label maps (H, W) uint8 or none.
@@ -74,10 +85,7 @@ def held_out_pictures(
         if labels is not None:
             targets.append(labels)
     if len(found) < FEWEST:
-        raise PspnetError(
-            f"{counted(len(found), 'picture')} of {source} left to score INT8 on, {FEWEST} are needed: calibrate on "
-            "fewer with --images, or give more data"
-        )
+        raise TooFewPictures(len(found), source)
     return dataclasses.replace(found, targets=targets or None)
 
 

@@ -20,8 +20,8 @@ from calibration.search import Budget, budget_from_text, search
 from calibration.table import CalibrationTable
 from calibration.timing import NOT_MEASURED
 from pspnet.errors import PspnetError
-from pspnet.files import sha256_of, write_json
-from pspnet.metadata import read_model
+from pspnet.files import write_json
+from pspnet.metadata import artefact_sha256, read_model
 from pspnet.wording import counted
 
 SUFFIXES = (".json", ".png")
@@ -114,7 +114,7 @@ def rerank(
     model = read_model(model_path)
     result = front.reranked(front_path, model, engine, threads, quiet)
     table = _chosen(CalibrationTable(**result["table"]), result)
-    if table.onnx_sha256 != sha256_of(model_path):
+    if table.onnx_sha256 != artefact_sha256(model_path):
         raise PspnetError(f"{front_path} was made of another file than {model_path}: give the one that was calibrated")
     chosen = result["mixes"][result["chosen"]]
     unseen = chosen["unseen"] or {"warnings": []}

@@ -12,9 +12,7 @@ import cv2
 
 from calibration.build_check import DEFAULT_IMAGES, PictureChoice
 from calibration.build_sources import Source
-from calibration.held_out import unseen_pictures
-from pspnet.dataset import check_no_choice, is_dataset
-from pspnet.errors import PspnetError
+from calibration.held_out import FEWEST, unseen_pictures
 from pspnet.wording import counted
 from runtime.sink import classes_json
 
@@ -26,10 +24,7 @@ def pack_pictures(choice: PictureChoice, source: Source, target: Path) -> list[s
     folder of pictures, in both cases of the name that the data has here. The same pictures give the same bytes.
     """
     data, split = Path(choice.data or ""), choice.split or "val"
-    if not data.exists():
-        raise PspnetError(f"{data} does not exist: give a data set, a folder of pictures or a clip with --data")
-    if not is_dataset(data):
-        check_no_choice(data, choice.dataset, choice.split)
+    choice.check()
     name, exclude = data.resolve().name, source.table.images if source.table else {}
     count, labelled = choice.images or DEFAULT_IMAGES, False
     found = unseen_pictures(data, choice.dataset, split, exclude, count, source.spec)
@@ -42,6 +37,8 @@ def pack_pictures(choice: PictureChoice, source: Source, target: Path) -> list[s
             _add(archive, f"{folder}/images/{stem}.png" if labelled else f"{name}/{stem}.png", _png(picture))
             if labels is not None:
                 _add(archive, f"{folder}/labels/{stem}.png", _png(labels))
+        if number < FEWEST:
+            raise choice.too_few(number, bool(exclude))
         if labelled:
             _add(archive, f"{name}/classes.json", json.dumps(classes_json(source.spec, "")).encode())
     size = target.stat().st_size / 1e6

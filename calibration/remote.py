@@ -21,15 +21,16 @@ from pathlib import Path
 
 from calibration.board import Address, Board
 from calibration.board_build import CACHE, PICTURES, PROBE, RESULTS, end_build, watched_build
-from calibration.build_check import PictureChoice
+from calibration.build_check import Limits, PictureChoice, check_float
 from calibration.build_sources import companions, source_at
 from calibration.packed_pictures import pack_pictures
 from calibration.timing_cache import FOLDER
-from pspnet.errors import PspnetError
+from pspnet.errors import EndedBySignal, PspnetError
 from pspnet.files import atomic_path, passport_path, sha256_of
 from pspnet.metadata import external_files
 from pspnet.outputs import check_outputs
 from pspnet.wording import own_version
+from runtime.preflight import check_folders
 
 IN_OTHER_FORM = {
     "help", "on", "model", "output", "json", "timing_cache", "data", "dataset", "split", "images",
@@ -70,7 +71,8 @@ def build_on(args: argparse.Namespace) -> int:
     """Build on the board at `args.on` with the other arguments of `pspnet build`; returns the exit code of the build.
 
     Written are the engine, its passport and the timing cache, with hashes compared. Ctrl-C during the build ends it on
-    the board too; during a copy it leaves what has been copied, and the same command goes on there.
+    the board too; during a copy it leaves what has been copied, and the same command goes on there. SIGTERM and SIGHUP
+    leave the build on the board alone.
     """
     board = Board(Address.from_url(args.on))
     with tempfile.TemporaryDirectory() as packed:
@@ -80,7 +82,10 @@ def build_on(args: argparse.Namespace) -> int:
         for name, path in job.files.items():
             board.insist(partial(board.upload, path, f"{folder}/{name}", job.hashes[name]))
     try:
-        code, failure = watched_build(board, folder, job.key, job.arguments)
+        code, failures = watched_build(board, folder, job.key, job.arguments)
+    except EndedBySignal:  # this machine is shut down, or the terminal closed: no wish to end what runs elsewhere
+        print(f"\nthe build goes on on {board.name}, and the same command finds it", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         end_build(board, folder)
         raise
@@ -89,11 +94,10 @@ def build_on(args: argparse.Namespace) -> int:
     board.insist(lambda: board.run(REMOVE, folder))
     print(said, end="", flush=True)
     if code in (2, KILLED):
-        raise PspnetError(
-            f"on {board.name}: {failure or 'the build was killed, most likely for its memory. Try --low-memory'}"
-        )
-    if failure:
-        print(f"pspnet: on {board.name}: {failure}", file=sys.stderr)
+        last = failures[-1] if failures else "the build was killed, most likely for its memory. Try --low-memory"
+        raise PspnetError(f"on {board.name}: {last}")
+    for line in failures:
+        print(f"pspnet: on {board.name}: {line}", file=sys.stderr)
     return code
 
 
@@ -102,6 +106,8 @@ def job_of(args: argparse.Namespace, packed: Path) -> Job:
     model, source = Path(args.model), source_at(args.model)
     output = Path(args.output) if args.output else model.with_suffix(".engine")
     pictures = PictureChoice(args.data, args.dataset, args.split, args.images)
+    check_folders(output)
+    check_float(source, source.float_source(), Limits(args.max_miou_drop, args.min_agreement))
     files = inputs_of(model)
     results = {output.name: output, passport_path(output).name: passport_path(output)}
     arguments = ["build", model.name, "-o", f"{RESULTS}/{output.name}"]
@@ -156,7 +162,8 @@ def check_board(board: Board, job: Job) -> None:
     if program == "-" or not said:
         raise PspnetError(
             f"no pspnet on {board.name}"
-            + (f" in {address.venv}: install it there" if address.venv else ": name the environment that has it, as in "
+            + (f" in the environment {address.venv}, which has no bin/pspnet: name the one that has it in ?venv=, or "
+               "install it there" if address.venv else ": name the environment that has it, as in "
                f"--on ssh://{address.host}?venv=pspnet-edge/.venv, or install it there")
         )  # fmt: skip
     if said != (here := f"pspnet-edge {own_version()}"):

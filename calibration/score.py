@@ -64,7 +64,7 @@ class Judge:
         self.spec = spec_from_model(loaded)
         self.pictures, self.figure = pictures, MIOU if pictures.targets else AGREEMENT
         self.engine, self.threads, self._quiet = engine, threads, quiet
-        self._float = [(logits.copy(), labels) for logits, labels in self._run(loaded, "float network")]
+        self._float = [(logits.copy(), labels) for logits, labels in self._run(model, "float network")]
         self.baseline = self._float_score()
 
     def score(self, model: str | Path | onnx.ModelProto, title: str | None = "score") -> Score:

@@ -19,7 +19,7 @@ from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes
 from pspnet.files import sha256_of
 from pspnet.image import write_image
-from pspnet.metadata import extra, read_model
+from pspnet.metadata import artefact_sha256, extra, read_model
 from pspnet.metrics import ConfusionMatrix
 from pspnet.wording import counted
 from runtime.runner import ClosingRunner, Runner
@@ -275,7 +275,7 @@ def _logits_error(segmenters: list[CpuSegmenter], runners: list[KeepingRunner]) 
 
 def _facts(path: Path, runner: Runner, segmenter: CpuSegmenter, scores: dict[str, Any] | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "artefact": path.name, "sha256": sha256_of(path), "engine": runner.engine, "precision": runner.precision,
+        "artefact": path.name, "sha256": artefact_sha256(path), "engine": runner.engine, "precision": runner.precision,
         "provenance": runner.provenance or None, "network_size": list(runner.spec.input_size), "fit": segmenter.fit,
         "scores": scores,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from pspnet import metadata
 from pspnet.benchfile import read_bench
 from pspnet.errors import PspnetError
-from pspnet.files import read_json, sha256_of
+from pspnet.files import read_json
 from pspnet.guest import GuestSpec, guest_spec, spec_file
 from pspnet.spec import ModelSpec
 
@@ -57,13 +57,17 @@ def facts_of_checkpoint(path: str | Path, spec: ModelSpec, raw: dict[str, Any]) 
     }  # fmt: skip
 
 
-def facts_of_engine(path: str | Path, spec: ModelSpec, passport: dict[str, Any]) -> Facts:
-    """The same for an engine and the fields of its passport; TensorRT and the GPU are not asked."""
+def facts_of_engine(path: str | Path, spec: ModelSpec, passport: dict[str, Any], refusal: str = "") -> Facts:
+    """The same for an engine and the fields of its passport; TensorRT and the GPU are not asked.
+
+    refusal: why loading refuses it for the rights on it, "" where it does not.
+    """
     file, stated = _file(Path(path)), passport["plan_sha256"]
     others = {name: value for name, value in passport.items() if name not in ("plan_sha256", "plan_bytes", "spec")}
     same = file["sha256"] == stated and file["file_bytes"] == passport["plan_bytes"]
     other = f"no, it is of a plan with {passport['plan_bytes']} bytes and SHA-256 {stated}: the engine will be refused"
-    return {"kind": "engine", **file, "passport_fits": "yes" if same else other, **others, "spec": _spec(spec)}
+    fits = (f"yes, but the engine will be refused: {refusal}" if refusal else "yes") if same else other
+    return {"kind": "engine", **file, "passport_fits": fits, **others, "spec": _spec(spec)}
 
 
 def checked_file(path: str | Path) -> Path:
@@ -142,7 +146,7 @@ def _verify(path: Path, raw: dict[str, Any]) -> Facts:
 
 
 def _file(path: Path) -> Facts:
-    return {"file": str(path), "file_bytes": metadata.stored_bytes(path), "sha256": sha256_of(path)}
+    return {"file": str(path), "file_bytes": metadata.stored_bytes(path), "sha256": metadata.artefact_sha256(path)}
 
 
 def _guest(model: Any, path: Path) -> Facts | str:

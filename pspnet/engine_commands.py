@@ -16,10 +16,21 @@ def build(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else Path(args.model).with_suffix(".engine")
     if output.suffix != ".engine":
         raise PspnetError(f"output {output} must end in .engine, by which every command knows what it is. Change -o")
-    if args.on:
-        from calibration.remote import build_on
+    from calibration.build_progress import ending_signals
 
-        return build_on(args)
+    with ending_signals():
+        if args.on:
+            from calibration.remote import build_on
+
+            code = build_on(args)
+        else:
+            code = _build_here(args, output)
+    if code == 1 and output.exists():
+        print(f"pspnet: {output} is still the earlier engine", file=sys.stderr)
+    return code
+
+
+def _build_here(args: argparse.Namespace, output: Path) -> int:
     from calibration.build import build as make
     from calibration.build_candidates import BuildChoice
     from calibration.build_check import Limits, PictureChoice

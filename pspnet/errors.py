@@ -1,4 +1,4 @@
-"""The one exception for a problem that the user can fix, and the many faces of a memory that ran out."""
+"""The exceptions for a problem that the user can fix and for a signal, and the many faces of a memory that ran out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ class PspnetError(Exception):
 
     The command line prints it on stderr without a traceback and exits with 2.
     """
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """A signal asks the program to end, and it does so as after Ctrl-C. number: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import onnx
 
 from pspnet.errors import PspnetError
+from pspnet.files import sha256_of
 from pspnet.spec import ModelSpec
 
 KEY = "pspnet."
@@ -59,9 +61,20 @@ def stored_bytes(path: str | Path) -> int:
 
 def external_files(path: str | Path) -> set[Path]:
     """Real paths of the files with the external data of an ONNX file."""
-    tensors = tensors_of(_parsed(path))
-    locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return {_beside(Path(path), location) for location in locations}
+    return {_beside(Path(path), location) for location in _locations(path)}
+
+
+def artefact_sha256(path: str | Path) -> str:
+    """Hex SHA-256 of an artefact: that of its file, or for ONNX with external data one that covers those files too.
+
+    Otherwise two networks with other weights would have the same. It is then the SHA-256 of the hashes of the file and
+    of the external ones in the order of their names, in hex, each with a line feed.
+    """
+    digest, path = sha256_of(path), Path(path)
+    if path.suffix != ".onnx" or not (locations := _locations(path)):
+        return digest
+    hashes = [digest, *(sha256_of(_beside(path, location)) for location in sorted(locations))]
+    return hashlib.sha256("".join(f"{each}\n" for each in hashes).encode()).hexdigest()
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -203,6 +216,11 @@ def _beside(path: Path, location: str) -> Path:
     if not file.is_file():
         raise PspnetError(f"{path} keeps weights in {location!r}, which is missing: copy that file to {path.parent}")
     return file
+
+
+def _locations(path: str | Path) -> set[str]:
+    tensors = tensors_of(_parsed(path))
+    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def _text(model: onnx.ModelProto, name: str) -> str | None:

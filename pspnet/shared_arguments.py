@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-ENGINES = "auto (default), openvino, ort, torch or tensorrt"
+ENGINES = "auto (default), openvino, ort, torch, tensorrt, ort-cuda or ort-tensorrt"
 ENGINES_OF_ONNX = "auto (default), openvino or ort"
 DATASETS = "auto (default), cityscapes, camvid11, bdd100k, list or folder"
 

@@ -22,13 +22,13 @@ from tqdm import tqdm
 from pspnet.dataset import Dataset
 from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes, evaluate
-from pspnet.files import sha256_of
 from pspnet.image import write_image
-from pspnet.metadata import stored_bytes
+from pspnet.metadata import artefact_sha256, stored_bytes
+from runtime.device_network import DeviceNetwork
 from runtime.overlay import blend
 from runtime.pipeline import percentiles
 from runtime.runner import Runner, open_runner, runs_on
-from runtime.segmenter import CpuSegmenter
+from runtime.segmenters import AnySegmenter, segmenting
 from runtime.sink import NullSink
 from runtime.source import open_source
 
@@ -41,12 +41,16 @@ PICTURE_WIDTH = 640
 
 @dataclass
 class Candidate:
-    """One artefact on one engine, with its times: stages in ms of every frame, and frames per second of every round."""
+    """One artefact on one engine, with its times: stages in ms of every frame, and frames per second of every round.
+
+    service_ms: of every frame, from the picture to its labels, copies to and from a GPU and the waits with them.
+    """
 
     path: Path
-    runner: Runner
-    segmenter: CpuSegmenter
+    runner: Runner | DeviceNetwork
+    segmenter: AnySegmenter
     stages_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    service_ms: list[float] = field(default_factory=list)
     rounds_fps: list[float] = field(default_factory=list)
 
     @property
@@ -67,7 +71,7 @@ def benchmark(candidates: Sequence[Candidate], source: str, rounds: int, frames:
     cv2.setNumThreads(threads)
     for candidate in candidates:
         _round(candidate, source, min(frames, WARM_UP))
-        candidate.stages_ms, candidate.rounds_fps = {stage: [] for stage in STAGES}, []
+        candidate.stages_ms, candidate.service_ms, candidate.rounds_fps = {stage: [] for stage in STAGES}, [], []
     turns = list(itertools.product(range(rounds), candidates))
     for _, candidate in tqdm(turns, desc="benchmark", unit="round", leave=False):
         _round(candidate, source, frames)
@@ -121,6 +125,7 @@ def _round(candidate: Candidate, source: str, frames: int) -> None:
             [result] = candidate.segmenter.segment([frame])
             segmented = time.perf_counter_ns()
             sink(result)
+            candidate.service_ms.append((segmented - captured) / 1e6)
             times = {"capture": captured - before, "sink": time.perf_counter_ns() - segmented}
             for stage in STAGES:
                 candidate.stages_ms[stage].append(times[stage] / 1e6 if stage in times else result.times_ms[stage])
@@ -130,16 +135,15 @@ def _round(candidate: Candidate, source: str, frames: int) -> None:
 
 def _figures(candidate: Candidate, first: Candidate) -> dict[str, Any]:
     stages = candidate.stages_ms
-    service = np.sum([stages[stage] for stage in ("pre", "infer", "labels")], axis=0)
     ratios = np.divide(candidate.rounds_fps, first.rounds_fps)
     spec = candidate.runner.spec
     return {
         "name": candidate.name, "artefact": candidate.path.name, "engine": candidate.runner.engine,
         "precision": candidate.runner.precision, "provenance": candidate.runner.provenance or None,
         "file_bytes": stored_bytes(candidate.path),
-        "sha256": sha256_of(candidate.path), "network_size": list(spec.input_size),
+        "sha256": artefact_sha256(candidate.path), "network_size": list(spec.input_size),
         "fit": candidate.segmenter.fit, "palette": dict(zip(spec.class_names, map(list, spec.palette), strict=True)),
-        "service_ms": percentiles(service.tolist()),
+        "service_ms": percentiles(candidate.service_ms),
         "stages_ms": {stage: percentiles(values) for stage, values in stages.items()},
         "throughput_fps": median_interval(candidate.rounds_fps),
         "ratio_to_first": median_interval(ratios.tolist()),
@@ -172,5 +176,6 @@ def open_candidates(
     candidates = []
     for path, name in sorted(pairs, key=lambda pair: paths.index(pair[0])):
         runner = stack.enter_context(open_runner(path, name, threads))
-        candidates.append(Candidate(path, runner, CpuSegmenter(runner, fit)))
+        segmenter = stack.enter_context(segmenting(runner, fit))
+        candidates.append(Candidate(path, segmenter.runner, segmenter))
     return candidates, threads

@@ -186,11 +186,17 @@ def _raise_opset(model: onnx.ModelProto) -> None:
 
 def _raise_scales(graph: onnx.GraphProto) -> int:
     """Raise the scales of Q/DQ that float16 would hold coarsely or as 0; returns how many there were."""
-    scales = {node.input[1] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    scales = {node.input[1]: node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     raised = 0
     for tensor in graph.initializer:
         if tensor.name in scales:
             values = numpy_helper.to_array(tensor)
+            if not (values > 0).all():  # NaN too
+                node = scales[tensor.name]
+                raise PspnetError(
+                    f"node {node.name or node.output[0]} ({node.op_type}) has the scale {float(values.min()):g}, and a "
+                    "scale must be above 0: calibrate the file again with `pspnet calibrate`"
+                )
             raised += int((values < SMALLEST_SCALE).sum())
             tensor.CopyFrom(numpy_helper.from_array(np.maximum(values, np.float32(SMALLEST_SCALE)), tensor.name))
     return raised

@@ -43,7 +43,8 @@ class Passport:
     `this_platform`. route: "strong" or "weak" typing. precision: "fp32", "fp16" or "int8". batch: "min", "opt" and
     "max" of the optimisation profile. layers: precision -> count. accuracy: the figure's name, the engine's and the
     float network's value, their agreement, images and source, or empty. latency: median and interval in ms, and
-    frames. built: UTC, ISO 8601; build_seconds: wall time.
+    frames. settings: of the build; "asked" has the flags that were given, for `rebuild_command`. built: UTC, ISO 8601;
+    build_seconds: wall time.
     """
 
     plan_sha256: str
@@ -108,8 +109,10 @@ def rebuild_command(engine: str | Path, passport: Passport | None = None) -> str
     if passport is None:
         return f"pspnet build MODEL.onnx -o {shlex.quote(str(engine))}"
     words = ["pspnet", "build", str(passport.onnx["name"]), "--precision", passport.precision]
-    words += ["--batch", str(passport.batch["max"]), "-o", str(engine)]
-    return shlex.join(words)
+    words += ["--batch", str(passport.batch["max"])]
+    asked = passport.settings.get("asked")
+    words += [str(word) for word in asked] if isinstance(asked, list) else []
+    return shlex.join([*words, "-o", str(engine)])
 
 
 def gpu_facts(device: Device) -> dict[str, Any]:
@@ -145,6 +148,8 @@ def _fault(raw: dict[str, Any]) -> str | None:
     for name, inside in _INSIDE.items():
         if lacking := [key for key, kind in inside.items() if not _is(raw[name].get(key), kind)]:
             return f"{name} has no sound {lacking[0]}"
+    if raw["format"] != FORMAT:
+        return f"format is {raw['format']}"
     if not _SHA256.fullmatch(raw["plan_sha256"]):
         return f"plan_sha256 is {raw['plan_sha256'][:70]!r}"
     return None

@@ -67,6 +67,18 @@ def check_folders(path: Path) -> None:
                 )
 
 
+def refusal_for_rights(path: str | Path) -> str:
+    """Why `checked_plan` refuses an engine for the rights on it, its passport or a folder, "" where it takes it."""
+    path = Path(path)
+    try:
+        check_folders(path)
+        for each in (passport_path(path), path):
+            _check_rights(each.stat(), each)
+    except PspnetError as error:
+        return str(error)
+    return ""
+
+
 def _check_rights(status: os.stat_result, path: Path) -> None:
     if status.st_mode & stat.S_IWOTH:
         raise PspnetError(

@@ -10,6 +10,9 @@ OLDEST = (10, 3)
 OLDEST_JETPACK = "JetPack 6.1"
 """The first JetPack with the oldest TensorRT that we take: 6.0 has 8.6."""
 
+NEWEST_CHECKED = (11, 4)
+"""The newest TensorRT against whose bindings this was checked."""
+
 KEPT_ERRORS = 50
 """Of what TensorRT logs as an error, the newest so many are kept: a runner may live for weeks."""
 
@@ -36,6 +39,13 @@ def tensorrt_module() -> Any:
 def library_version() -> str:
     """Version of the installed TensorRT, for example "10.3.0"; PspnetError as in `tensorrt_module`."""
     return str(tensorrt_module().__version__)
+
+
+def newer_than_checked(version: str) -> list[str]:
+    """A note where a TensorRT is newer than those that this was checked with, otherwise nothing."""
+    if _numbers(version) <= NEWEST_CHECKED:
+        return []
+    return [f"TensorRT {version} is newer than what was checked here ({NEWEST_CHECKED[0]}.{NEWEST_CHECKED[1]})"]
 
 
 def engine_log(trt: Any) -> Any:
@@ -65,9 +75,13 @@ def engine_log(trt: Any) -> Any:
 
 
 def _check_version(version: str) -> None:
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:2])
-    if numbers < OLDEST:
+    if _numbers(version) < OLDEST:
         raise PspnetError(
             f"TensorRT {version} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed. On a Jetson it comes with "
             f"{OLDEST_JETPACK} or later, so flash that; elsewhere: pip install -U 'pspnet-edge[tensorrt]'"
         )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Major and minor."""
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split(".")[:2])

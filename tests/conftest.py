@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,9 +14,12 @@ from typing import Any
 import pytest
 
 from pspnet.dataset import Dataset
+from pspnet.doctor import has_nvidia_gpu
 from tests.doubles import cuda_driver
 from tests.doubles.cuda_driver import CudaDouble
 from tests.doubles.tensorrt_double import install
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -136,11 +143,40 @@ def small_engine(trt: ModuleType, small_plans: dict[str, Any], small_onnx: Path,
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests by name where there is no GPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return
+    """Skip `gpu` tests by name where there is no GPU for them: PyTorch's own, or one that CUDA opens."""
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+        if "gpu" in item.keywords and (reason := _no_gpu(hasattr(item.module, "torch"))):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Test files of PyTorch are skipped by name where it is absent, as on a Jetson."""
+    return None if find_spec("torch") else _WithoutTorch.from_parent(parent, path=module_path)
+
+
+class _WithoutTorch(pytest.Module):
+    """A test file that may need PyTorch."""
+
+    def collect(self) -> Any:
+        """Its tests."""
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if "torch" not in str(error):
+                raise
+            pytest.skip(f"{self.path.name} needs PyTorch, which is not installed", allow_module_level=True)
+
+
+@functools.cache
+def _no_gpu(for_torch: bool) -> str:
+    """Why tests that need a GPU cannot run here, "" where they can."""
+    if for_torch:
+        import torch
+
+        return "" if torch.cuda.is_available() else "PyTorch sees no NVIDIA GPU on this machine"
+    if not has_nvidia_gpu():
+        return "no NVIDIA GPU on this machine"
+    # Not in this process: what it has loaded as the driver, it keeps, and other tests load a double.
+    program = "from runtime.cuda import device_count; device_count()"
+    asked = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    return asked.stderr.strip().rpartition("\n")[2] if asked.returncode else ""

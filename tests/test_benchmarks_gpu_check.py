@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +14,10 @@ import pytest
 
 from benchmarks import gpu_check
 from pspnet.files import sha256_of
+from runtime import cuda_kernels, kernel_cache
 from runtime.passport import Passport, passport_path
-from tests.doubles.cuda_driver import CudaDouble, library_folder
+from tests import cpu_kernels
+from tests.doubles.cuda_driver import CudaDouble, library_folder, reason_unavailable
 from tests.doubles.tensorrt_double import install
 from tests.nets import ROOT
 
@@ -24,6 +29,19 @@ def gpu(cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return cuda_double
+
+
+def keep_kernels_of_the_cpu(cache: Path) -> None:
+    """What g++ makes of our kernels in the cache of a subprocess, which therefore compiles none for a GPU."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the kernels with")
+    nvrtc = kernel_cache.open_nvrtc("13.0")
+    options = (f"--gpu-architecture={kernel_cache.architecture((8, 7), nvrtc)}", *kernel_cache.OPTIONS)
+    cache.mkdir(parents=True)
+    for name in cuda_kernels.FUNCTIONS:
+        code = cpu_kernels.library(name)
+        file = kernel_cache.file_name(name, kernel_cache.source(name), options, nvrtc.version)
+        (cache / file).write_bytes(hashlib.sha256(code).digest() + code)
 
 
 def checked(folder: Path, *arguments: str) -> tuple[int, dict]:
@@ -42,7 +60,10 @@ def test_steps_without_their_library_are_listed(gpu: CudaDouble, tmp_path: Path,
     assert found["command"].startswith("python benchmarks/gpu_check.py") and found["machine"]["cores"] >= 1
     reasons = {name: step["reason"] for name, step in found["steps"].items() if step["outcome"] == "not run"}
     assert list(reasons) == list(gpu_check.STEPS) == ["tests", "engines", "bench"]
-    assert "sees no GPU" in reasons["tests"] and "TensorRT is not installed" in reasons["engines"]
+    assert (
+        reasons["tests"].startswith("a GPU for the tests, all of which say: skipped: ")
+        and "TensorRT is not installed" in reasons["engines"]
+    )
     assert "an engine to measure" in reasons["bench"]
     assert "engines not run: TensorRT is not installed" in capsys.readouterr().out
 
@@ -51,6 +72,7 @@ def test_engines_are_built_and_measured(
     gpu: CudaDouble, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, "11.4.0")
+    keep_kernels_of_the_cpu(tmp_path / "cache" / "pspnet-edge" / "kernels")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "doubles" / "tensorrt_11_4"))
     code, found = checked(tmp_path, str(small_onnx), "--rounds", "3", "--frames", "1")
     assert code == 0
@@ -72,7 +94,8 @@ def test_a_step_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(gpu_check, "no_torch", lambda: "")
     monkeypatch.setattr(gpu_check, "CHECKPOINT", tmp_path / "none.pt")
-    (tmp_path / "test_one.py").write_text(
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_one.py").write_text(
         "import pytest\npytestmark = pytest.mark.gpu\ndef test_good(): ...\ndef test_bad(): assert 1 == 2\n"
         "def test_other(): pytest.skip('no such GPU')\n"
     )
@@ -83,9 +106,35 @@ def test_a_step_that_fails_is_told_and_the_others_go_on(
     assert code == 1
     tests, bench = found["steps"]["tests"], found["steps"]["bench"]
     assert (tests["outcome"], tests["passed"], tests["failed"], tests["skipped"]) == ("failed", 1, 1, 1)
-    assert tests["tests"]["test_one.test_bad"] == "failed: assert 1 == 2"
-    assert tests["tests"]["test_one.test_other"] == "skipped: no such GPU"
+    assert tests["tests"]["tests.test_one.test_bad"] == "failed: assert 1 == 2"
+    assert tests["tests"]["tests.test_one.test_other"] == "skipped: no such GPU"
     assert bench["outcome"] == "failed" and "none.pt is no file" in bench["reason"]
+
+
+def test_gpu_tests_need_no_torch_and_those_of_torch_are_skipped(tmp_path: Path) -> None:
+    """On a machine with a GPU that nvidia-smi lists and CUDA opens, both doubles here, and without PyTorch."""
+    if reason := reason_unavailable():
+        pytest.skip(reason)
+    (tmp_path / "bin").mkdir()
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'CPU double, 580.1'\n")
+    smi.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        "sys.modules['torch'], found = None, importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'torch' else found(name, *a)\n"
+    )
+    environment = {
+        **os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path),
+        "LD_LIBRARY_PATH": str(library_folder()),
+    }  # fmt: skip
+    # What a kernel of NVRTC is needed for cannot run on the double.
+    program = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-rs", "--color=no"]
+    program += ["-k", "torch or a_check or float32", "tests/test_export_gpu.py", "tests/test_runtime_cuda_gpu.py"]
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "test_export_gpu.py needs PyTorch, which is not installed" in done.stdout
+    assert "no NVIDIA GPU" not in done.stdout and done.stdout.splitlines()[-1].startswith("5 passed"), done.stdout
 
 
 def test_without_a_gpu_nothing_is_written(tmp_path: Path) -> None:

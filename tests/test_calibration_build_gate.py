@@ -199,23 +199,38 @@ def test_without_a_cpu_engine_nothing_is_compared_and_limits_are_refused(
     assert "not_compared" in Passport.load(tmp_path / "a.engine.json").accuracy
 
 
-def test_ctrl_c_leaves_no_file(
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "by SIGTERM"), (signal.SIGHUP, 129, "by SIGHUP")],
+)
+@pytest.mark.parametrize("phase", ["build_serialized_network", "the race"])
+def test_a_signal_leaves_no_file(
     files: Path, cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], number: int, code: int, words: str, phase: str,
 ) -> None:  # fmt: skip
     trt = quick_build(monkeypatch, tmp_path, OLD)
     seen = watch_builds(monkeypatch, trt)
-    monkeypatch.setenv("TENSORRT_DOUBLE_STEP_MS", "30")
-    started = trt.Builder.build_serialized_network
+    (scratch := tmp_path / "cache").mkdir(exist_ok=True)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    (tmp_path / "a.engine").write_bytes(b"earlier")
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    if phase == "the race":
+        monkeypatch.setattr("calibration.build.time_engines", lambda *arguments: os.kill(os.getpid(), number))
+    else:
+        monkeypatch.setenv("TENSORRT_DOUBLE_STEP_MS", "30")
+        started = trt.Builder.build_serialized_network
 
-    def interrupted(self: Any, network: Any, config: Any) -> Any:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        return started(self, network, config)
+        def interrupted(self: Any, network: Any, config: Any) -> Any:
+            threading.Timer(0.3, os.kill, (os.getpid(), number)).start()
+            return started(self, network, config)
 
-    monkeypatch.setattr(trt.Builder, "build_serialized_network", interrupted)
-    assert main(["build", str(files), "-o", str(tmp_path / "a.engine")]) == 130
-    assert "interrupted" in capsys.readouterr().err and len(seen) == 1
-    assert not left_in(tmp_path) and not cuda_double.live()
+        monkeypatch.setattr(trt.Builder, "build_serialized_network", interrupted)
+    assert main(["build", str(files), "-o", str(tmp_path / "a.engine")]) == code
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("pspnet: ") and words in said and len(seen) == (1 if phase != "the race" else 2)
+    assert left_in(tmp_path) == ["a.engine"] and (tmp_path / "a.engine").read_bytes() == b"earlier"
+    assert [path.name for path in scratch.iterdir()] in ([], ["pspnet-edge"]) and not cuda_double.live()
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_too_little_memory_is_told_before_the_build(
@@ -230,7 +245,7 @@ def test_too_little_memory_is_told_before_the_build(
     assert main(arguments) == 2
     assert "the build needs about 1." in (error := capsys.readouterr().err) and "try --low-memory" in error
     assert main([*arguments, "--low-memory"]) == 2
-    assert "try a smaller --batch, or end other programs" in capsys.readouterr().err
+    assert "try a network that is exported for a smaller --size, or end other programs" in capsys.readouterr().err
     assert not seen and not left_in(tmp_path)
     assert main([*arguments[:-2], "--low-memory"]) == 0
 

@@ -18,10 +18,12 @@ from calibration.build_memory import BASE_BYTES, Estimate, Free, check_memory, e
 from calibration.build_sources import Source, companions, source_at
 from calibration.builder import MEBIBYTE, BuildSettings
 from calibration.timing_cache import default_path, power_mode
+from pspnet.cli import main
 from pspnet.errors import PspnetError
+from pspnet.files import sha256_of
 from pspnet.metadata import KEY
 from runtime.fp16_typing import half_path
-from tests.engine_files import copied, write_files
+from tests.engine_files import CALIBRATION, copied, write_files
 
 ROUTES = ("strong", "weak")
 ORIN = (8, 7)
@@ -51,6 +53,25 @@ def test_what_lies_beside_a_file_is_known_by_its_content(files: Path, tmp_path: 
     twin.unlink()
     assert companions(model) == []
     assert source_at(model).table is None and source_at(model).float_source() is None
+
+
+def test_the_float_network_is_told_from_one_with_other_weights_beside_it(files: Path, tmp_path: Path) -> None:
+    """Both have external data, and the very same ONNX file."""
+    float_file = tmp_path / "net.onnx"
+    onnx.save(onnx.load(files), float_file, save_as_external_data=True, size_threshold=0, location="w.bin")
+    model = tmp_path / "net.int8.onnx"
+    assert main(["calibrate", str(float_file), "-o", str(model), *CALIBRATION]) == 0
+    source = source_at(model)
+    assert source.float_source() == Source(float_file, "fp32") and source.table is not None
+    assert source.table.onnx_sha256 == source_at(float_file).sha256 != sha256_of(float_file)
+    weights = bytearray((tmp_path / "w.bin").read_bytes())
+    weights[:4] = np.float32(0.5).tobytes()
+    (tmp_path / "w.bin").write_bytes(weights)
+    assert source_at(model).float_source() is None
+    table = str(model.with_suffix(".json"))
+    assert main(["calibrate", str(float_file), "--table", table, "-o", str(tmp_path / "b.int8.onnx")]) == 2
+    (tmp_path / "w.bin").unlink()
+    assert source_at(model).float_source() is None
 
 
 def test_guests_are_refused_in_one_line(files: Path, tmp_path: Path) -> None:
@@ -134,8 +155,24 @@ def test_settings_fit_what_is_free_and_flags_stay(files: Path) -> None:
     )
     own = fitted(BuildSettings(workspace_mib=700, optimisation_level=4), Free(4 * gib, None), True)
     assert (own.workspace_mib, own.optimisation_level) == (700, 4)
-    with pytest.raises(PspnetError, match=r"needs about 0\.\d GiB of memory with a workspace of 256 MiB, 0\.1 GiB is"):
+    with pytest.raises(PspnetError, match=r"needs about 275 MiB of memory with a workspace of 256 MiB, 102 MiB is"):
         check_memory(onnx.load(files), small, Free(gib // 10, None), False, True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "low_memory", "said"),
+    [
+        (64, False, r"for --batch 64 with .*: try a smaller --batch \(1 fits\), or --low-memory, or a smaller --work"),
+        (64, True, r"for --batch 64 with .*: try a smaller --batch \(1 fits\), or end other programs"),
+        (1, True, r"of memory with .*: try a network that is exported for a smaller --size, or end other programs"),
+    ],
+)
+def test_what_costs_the_memory_is_what_shall_be_smaller(files: Path, batch: int, low_memory: bool, said: str) -> None:
+    model, settings = onnx.load(files), BuildSettings(batch=batch, workspace_mib=100)
+    one = estimate(model, dataclasses.replace(settings, batch=1))
+    free = Free(one.device if batch > 1 else one.device - 1, None)
+    with pytest.raises(PspnetError, match=said):
+        check_memory(model, settings, free, False, low_memory)
 
 
 def test_seeded_pictures_are_the_same_in_every_run_and_no_two_alike(files: Path) -> None:

@@ -39,11 +39,14 @@ def there(server: TestBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return prepared(server, monkeypatch, tmp_path / "cache")
 
 
-def check_fetched(folder: Path, there: TestBoard) -> None:
+def check_fetched(folder: Path, there: TestBoard, *others: str) -> None:
     """The engine is what the board wrote, by the hash that it wrote beside it, and nothing is left of the job."""
     assert sha256_of(folder / "a.engine") == json.loads((folder / "a.engine.json").read_text())
     assert (folder / "a.engine").stat().st_size == ENGINE_BYTES
-    assert sorted(path.name for path in folder.iterdir() if path.name != "cache") == ["a.engine", "a.engine.json"]
+    assert sorted(path.name for path in folder.iterdir() if path.name not in ("cache", *others)) == [
+        "a.engine",
+        "a.engine.json",
+    ]
     assert [path.name for path in (there.home / "jobs").iterdir() if path.is_dir()] == []
     assert len(calls(there)) == 1
 
@@ -99,6 +102,24 @@ def test_a_workstation_that_dies_finds_its_build_again(there: TestBoard, small_o
     said = second.communicate()[1]
     assert second.returncode == 0 and "still building on 127.0.0.1" in said
     check_fetched(tmp_path, there)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_shutdown_here_leaves_the_build_there_and_no_file_here(
+    there: TestBoard, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    running = client(small_onnx, tmp_path, there, "--tiling", "fast")
+    when(lambda: log_has(there, "step 9"), lambda: running.send_signal(number)).join()
+    said = running.communicate()[1]
+    assert running.returncode == 128 + number and "the build goes on on 127.0.0.1" in said and "Traceback" not in said
+    assert f"pspnet: ended by {number.name}; " in said.splitlines()[-1] and not list(scratch.iterdir())
+    assert not (there.home / "interrupted").exists() and not (tmp_path / "a.engine").exists()
+    release(there)
+    again = client(small_onnx, tmp_path, there, "--tiling", "fast")
+    assert again.wait() == 0
+    check_fetched(tmp_path, there, "scratch")
 
 
 def test_ctrl_c_ends_the_build_on_the_board(there: TestBoard, small_onnx: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from calibration import remote
 from pspnet import cli
 from pspnet.engine_arguments import add_build
 from pspnet.errors import PspnetError
+from pspnet.wording import own_version
 from tests.board_guests import (
     TestBoard,
     arguments,
@@ -86,6 +87,42 @@ def test_the_environment_in_the_address_is_used(there: TestBoard, small_onnx: Pa
     more[more.index("--on") + 1] += "?venv=my venv"
     assert cli.main(more) == 0
     assert (tmp_path / "a.engine").exists()
+
+
+def test_an_environment_that_is_not_there_is_refused(
+    there: TestBoard, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = arguments(small_onnx, tmp_path, there)
+    more[more.index("--on") + 1] += "?venv=nope"
+    assert cli.main(more) == 2
+    assert "no pspnet on 127.0.0.1 in the environment nope, which has no bin/pspnet: " in capsys.readouterr().err
+    assert not (there.home / "calls.jsonl").exists() and not (tmp_path / "a.engine").exists()
+
+
+def test_a_folder_that_everybody_may_write_to_is_refused_before_anything_is_sent(
+    there: TestBoard, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (everybodys := tmp_path / "open").mkdir()
+    (inside := everybodys / "own").mkdir()
+    everybodys.chmod(0o777)
+    for folder in (everybodys, inside):
+        assert cli.main(arguments(small_onnx, folder, there)) == 2
+        assert f"everybody may write to the folder {everybodys}, so" in capsys.readouterr().err
+    assert not (there.home / "calls.jsonl").exists() and list(everybodys.rglob("*")) == [inside]
+
+
+def test_every_candidate_that_missed_a_limit_is_told(
+    there: TestBoard, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    lines = ["fp16 weak: mIoU drops by 3 points", "fp16 strong: mIoU drops by 2 points"]
+    says = "".join(f"echo 'pspnet: {line}' >&2\n" for line in lines)
+    version = f"echo pspnet-edge {own_version()}"
+    there.program(f'#!/bin/sh\nif [ "$1" = --version ]; then {version}; exit; fi\n{says}exit 1\n')
+    (tmp_path / "a.engine").write_bytes(b"earlier")
+    assert cli.main(arguments(small_onnx, tmp_path, there)) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-3:-1] == [f"pspnet: on 127.0.0.1: {line}" for line in lines]
+    assert said[-1] == f"pspnet: {tmp_path / 'a.engine'} is still the earlier engine"
 
 
 def test_every_flag_of_build_reaches_the_board_or_is_this_machines() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import numpy as np
@@ -154,6 +155,20 @@ def test_external_data_is_read(tmp_path):
     assert metadata.read_model(tmp_path / "m.onnx") == model
     sizes = [(tmp_path / name).stat().st_size for name in ("m.onnx", "sub/w.bin")]
     assert metadata.stored_bytes(tmp_path / "m.onnx") == sum(sizes)
+
+
+def test_the_hash_of_an_artefact_covers_the_weights_beside_it(tmp_path):
+    model, weights = tmp_path / "m.onnx", tmp_path / "w.bin"
+    net_with_weights(model)
+    first, content = metadata.artefact_sha256(model), weights.read_bytes()
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (model, weights)]
+    assert first == hashlib.sha256("".join(f"{each}\n" for each in hashes).encode()).hexdigest()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert metadata.artefact_sha256(model) != first
+    onnx.save(graph(), tmp_path / "whole.onnx")
+    for name in ("whole.onnx", "w.bin"):
+        plain = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert metadata.artefact_sha256(tmp_path / name) == plain
 
 
 def rewritten(path, **entries):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,16 @@ def cubin(source: str, compute_capability: tuple[int, int]) -> bytes:
     return image
 
 
-def test_the_device_is_the_one_that_torch_sees(device: Device) -> None:
-    import torch
+def torch_on_gpu() -> Any:
+    """PyTorch, which a board need not have."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no NVIDIA GPU on this machine")
+    return torch
 
+
+def test_the_device_is_the_one_that_torch_sees(device: Device) -> None:
+    torch = torch_on_gpu()
     properties = torch.cuda.get_device_properties(0)
     assert device.name == properties.name and device.compute_capability == (properties.major, properties.minor)
     assert device.integrated == bool(properties.is_integrated)
@@ -92,8 +100,7 @@ def test_a_damaged_module_is_refused_and_the_device_lives(device: Device, module
 
 def test_memory_is_shared_with_torch(device: Device) -> None:
     """Both are in the primary context: an address of one is good in the other."""
-    import torch
-
+    torch = torch_on_gpu()
     tensor = torch.arange(64, dtype=torch.uint8, device="cuda")
     torch.cuda.synchronize()
     stream, result = device.stream(), np.zeros(64, np.uint8)

@@ -92,6 +92,7 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda raw: raw.pop("kind"), "no passport"),
         (lambda raw: raw.update(kind="bench"), "no passport"),
         (lambda raw: raw.update(format=2), "pip install -U"),
+        (lambda raw: raw.update(format=0), "format is 0"),
     ],
 )
 def test_a_damaged_passport_is_refused(engine: Path, change: Callable[[dict[str, Any]], object], said: str) -> None:
@@ -217,6 +218,16 @@ def test_inspect_prints_the_passport_without_tensorrt_and_cuda(
     facts = json.loads((tmp_path / "i.json").read_text())
     assert facts["kind"] == "engine" and facts["passport_fits"] == "yes"
     assert facts["layers"] == {"int8": 40, "fp16": 12} and "Road" in facts["spec"]["classes"]
+
+
+@pytest.mark.parametrize("which", ["model.engine", "model.engine.json", "."])
+def test_inspect_tells_of_rights_for_which_loading_refuses(
+    engine: Path, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    path = engine.parent / which
+    path.chmod(path.stat().st_mode | 0o002)
+    assert main(["inspect", str(engine)]) == 0
+    assert f"yes, but the engine will be refused: {refusal(engine)}" in capsys.readouterr().out
 
 
 def test_inspect_tells_of_a_plan_that_is_not_the_passports(

@@ -29,6 +29,16 @@ def test_one_that_is_new_enough(monkeypatch: pytest.MonkeyPatch, version: str) -
     assert line.mark == doctor.OK and line.detail.startswith(version) and "builds and runs engines" in line.detail
 
 
+@pytest.mark.parametrize("version", ["11.5.0", "12.0.0"])
+def test_one_that_is_newer_than_what_was_checked(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    new = ModuleType("tensorrt")
+    new.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", new)
+    (line,) = tensorrt_report.checks()
+    assert line.mark == doctor.NOTE
+    assert line.detail == f"TensorRT {version} is newer than what was checked here (11.4)"
+
+
 def test_one_that_is_too_old_names_the_jetpack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     old = ModuleType("tensorrt")
     old.__version__ = "8.6.2"  # type: ignore[attr-defined]
