@@ -20,12 +20,12 @@ from runtime.cuda_arguments import packed_arguments
 from runtime.cuda_backend import Backend, backend_name, open_backend
 from runtime.cuda_context import Context
 from runtime.cuda_driver import NO_DEVICE, CudaError, CudaOutOfMemory, DriverFailure, driver_library
-from runtime.cuda_graph import Graph, capture
+from runtime.cuda_graph import Graph, Mark, capture
 from runtime.cuda_resources import DeviceBuffer, Event, Function, Module, PinnedArray, RegisteredArray, Stream
 
 __all__ = [
-    "CudaError", "CudaOutOfMemory", "Device", "DeviceBuffer", "Event", "Function", "Graph", "Module", "PinnedArray",
-    "RegisteredArray", "Stream", "backend_name", "device_count", "open_device",
+    "CudaError", "CudaOutOfMemory", "Device", "DeviceBuffer", "Event", "Function", "Graph", "Mark", "Module",
+    "PinnedArray", "RegisteredArray", "Stream", "backend_name", "device_count", "open_device",
 ]  # fmt: skip
 
 
@@ -135,6 +135,10 @@ class Device:
     def event(self) -> Event:
         """A new event, which keeps time."""
         return Event(self._context)
+
+    def mark(self) -> Mark:
+        """A new mark, an event that a graph can hold."""
+        return Mark(self._context)
 
     def copy_to_device(self, target: DeviceBuffer | int, array: np.ndarray, stream: Stream) -> None:
         """Copy a contiguous array to a buffer or an address, in the stream's turn.

@@ -14,6 +14,9 @@ from runtime.cuda_resources import Stream
 THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: calls of other threads neither break the capture nor fail because of it."""
 
+EXTERNAL = 1
+"""CU_EVENT_RECORD_EXTERNAL: a node of the graph notes the time; without it a captured event only orders work."""
+
 
 class Graph(Resource):
     """Work that was captured once and is launched as one. It repeats the captured addresses and sizes."""
@@ -37,6 +40,32 @@ class Graph(Resource):
     def fill(self, executable: int) -> None:
         """Take the CUgraphExec of a capture that has ended."""
         self._native = executable
+
+
+class Mark(Resource):
+    """A moment in a stream, as an Event; what a graph holds of it notes the moment anew each time the graph runs."""
+
+    order, kind = 2, "mark"
+
+    def __init__(self, context: Context) -> None:
+        event = ctypes.c_void_p()
+        context.call(driver_call, "cuEventCreate", ctypes.byref(event), ctypes.c_uint(0))
+        super().__init__(context, event, _destroy_mark)
+
+    def record(self, stream: Stream, captured: bool) -> None:
+        """Let the moment be when the stream has done what is in it now. captured: into a graph."""
+        flags = ctypes.c_uint(EXTERNAL if captured else 0)
+        self._context.call(
+            driver_call, "cuEventRecordWithFlags", self.native, ctypes.c_void_p(stream.handle), flags
+        )  # fmt: skip
+
+    def elapsed_ms(self, earlier: Mark) -> float:
+        """Milliseconds from `earlier`, both recorded and reached."""
+        elapsed_ms = ctypes.c_float()
+        self._context.call(
+            driver_call, "cuEventElapsedTime", ctypes.byref(elapsed_ms), earlier.native, self.native
+        )  # fmt: skip
+        return elapsed_ms.value
 
 
 @contextmanager
@@ -74,3 +103,7 @@ def _ended(stream: ctypes.c_void_p, wanted: bool) -> int:
 def _destroy(executable: int | None) -> None:
     if executable:
         driver_call("cuGraphExecDestroy", ctypes.c_void_p(executable))
+
+
+def _destroy_mark(event: ctypes.c_void_p) -> None:
+    driver_call("cuEventDestroy_v2", event)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.cuda import Device, DeviceBuffer, Function, PinnedArray, Stream
+from runtime.cuda import Device, DeviceBuffer, Function, Module, PinnedArray, Stream
 from runtime.cuda_pictures import LOGIT_TYPES, DeviceLogits, DevicePicture
 from runtime.cuda_tables import LABELS, CameraTables, ClassCounts, Colours, InputTables
 from runtime.frame import FORMATS
@@ -17,11 +17,13 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "preprocess": tuple(f"preprocess_{layout}" for layout in FORMATS),
     "labels": tuple(f"{name}_{dtype}" for name in ("cell_winners", "labels") for dtype in LOGIT_TYPES),
     "confidence": (*(f"confidence_peaks_{dtype}" for dtype in LOGIT_TYPES), "confidence"),
+    "finite": tuple(f"find_infinite_{dtype}" for dtype in LOGIT_TYPES),
     "overlay": tuple(f"overlay_{layout}" for layout in FORMATS),
     "class_counts": ("class_counts", "sum_class_counts"),
 }
 """Source -> the kernels in it."""
 BLOCK = (32, 8)
+FINDERS = (512, 32)  # threads along x and y that look for values that are no numbers
 INPUT_ROWS = 4  # of the network's input that one thread writes, as in preprocess.cu
 STRIP = (4, 32)  # columns and rows of labels that one thread counts, as in class_counts.cu
 
@@ -38,9 +40,17 @@ class Kernels:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._functions: dict[str, Function] = {}
+        self._modules: list[Module] = []
         for source, names in FUNCTIONS.items():
             module = device.load_module(cubin(source, device.compute_capability, device.driver_version))
+            self._modules.append(module)
             self._functions.update((name, module.function(name)) for name in names)
+
+    def free(self) -> None:
+        """Unload them, when no stream runs any."""
+        self._functions.clear()
+        while self._modules:
+            self._modules.pop().free()
 
     def preprocess(
         self, stream: Stream, picture: DevicePicture, tables: InputTables, network: Place, index: int = 0
@@ -89,6 +99,13 @@ class Kernels:
             tables.peaks,
         )  # fmt: skip
         self._at_camera(stream, "confidence", tables, (tables.peaks, np.int32(width)), levels, pitch_bytes)
+
+    def find_infinite(self, stream: Stream, address: int, count: int, dtype: str, found: Place) -> None:
+        """Write 1 to the byte `found` where one of `count` values from `address` on is NaN or infinite.
+
+        dtype: float16 or float32.
+        """
+        self._launch(stream, f"find_infinite_{dtype}", FINDERS, address, np.uint64(count), address_of(found))
 
     def overlay(
         self, stream: Stream, picture: DevicePicture, labels: Place, colours: Colours, alpha: float, bgr: Place,

@@ -19,7 +19,10 @@ from runtime.fp16_simulation import SIMULATED
 from runtime.frame import Frame, Segmentation
 
 MOST_THREADS = 1024
-ENGINES = ("auto", "openvino", "ort", "torch", "tensorrt")
+ORT_PROVIDERS = {"ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+"""Plain ONNX Runtime on a GPU, for comparison, and where a provider is all that is installed."""
+
+ENGINES = ("auto", "openvino", "ort", "torch", "tensorrt", *ORT_PROVIDERS)
 ENGINES_OF = {".pt": ("torch",), ".onnx": ("openvino", "ort"), ".engine": ("tensorrt",)}
 """The engines that run an artefact, by its suffix."""
 
@@ -120,7 +123,8 @@ def open_runner(
     on TensorRT.
 
     An ONNX file without a spec of ours is a guest, described by the JSON file beside it.
-    engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent or the file is typed float16.
+    engine "auto" takes OpenVINO for ONNX, or ONNX Runtime where OpenVINO is absent or the file is typed float16;
+    ort-cuda and ort-tensorrt are ONNX Runtime's providers for GPUs.
     threads: of the CPU; None takes every core. pinned_sha256: what the hash of an .engine must be.
     """
     path = Path(path)
@@ -144,6 +148,8 @@ def open_runner(
         half = str(extra(path, "precision")) in SIMULATED
         engine = "openvino" if _installed("openvino") and not half else "ort"
     if not carries_spec(path):
+        if engine in ORT_PROVIDERS:
+            raise PspnetError(f"{path} is a guest, which runs on openvino or ort: leave out --engine {engine}")
         from runtime.foreign import ForeignRunner
 
         return ForeignRunner(path, engine, threads)
@@ -151,6 +157,10 @@ def open_runner(
         from runtime.openvino_runner import OpenVinoRunner
 
         return OpenVinoRunner(path, threads)
+    if engine in ORT_PROVIDERS:
+        from runtime.ort_gpu import OrtGpuRunner
+
+        return OrtGpuRunner(path, engine)
     from runtime.ort import OrtRunner
 
     return OrtRunner(path, threads)
@@ -158,7 +168,8 @@ def open_runner(
 
 def runs_on(path: str | Path, engine: str) -> bool:
     """Whether an artefact of this name can run on `engine`; "auto" always can."""
-    return engine == "auto" or engine in ENGINES_OF.get(Path(path).suffix, ())
+    suffix = Path(path).suffix
+    return engine == "auto" or engine in ENGINES_OF.get(suffix, ()) or (suffix == ".onnx" and engine in ORT_PROVIDERS)
 
 
 def _check_artefact(path: Path, engine: str) -> None:

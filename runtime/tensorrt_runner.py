@@ -14,12 +14,13 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.metadata import INPUT, OUTPUT
 from pspnet.wording import counted
-from runtime.cuda import CudaOutOfMemory, Device, DeviceBuffer, open_device
+from runtime.cuda import CudaOutOfMemory, Device, DeviceBuffer, PinnedArray, open_device
 from runtime.passport import rebuild_command
 from runtime.preflight import checked_plan
 from runtime.runner import ClosingRunner, check_images
 from runtime.tensorrt_io import checked_io, tensors_of
 from runtime.tensorrt_library import engine_log, tensorrt_module
+from runtime.tensorrt_network import TensorRTNetwork
 
 
 class TensorRTRunner(ClosingRunner):
@@ -40,6 +41,7 @@ class TensorRTRunner(ClosingRunner):
         self._engine: Any = None
         self._context: Any = None
         self._stream: Any = None
+        self._lent: TensorRTNetwork | None = None
         self._closed = False
         self._device = open_device(device_index)
         atexit.register(self.close)  # runs before the device's own, which must not find TensorRT's objects alive
@@ -66,10 +68,28 @@ class TensorRTRunner(ClosingRunner):
         check_images(images, self.spec)
         logits = np.empty((len(images), *self._io.map_shape), np.float32)
         with self._turn, self._device.current():
+            if self._context is None:
+                self._prepare()  # its memory was given to a network
             for start in range(0, len(images), self._io.largest_batch):
                 part = slice(start, start + self._io.largest_batch)
                 self._run(images[part], logits[part])
         return logits
+
+    def network(self) -> TensorRTNetwork:
+        """The engine for a segmenter that stays on the GPU; one at a time, and closed with the runner.
+
+        The runner's own context and buffers are freed for it, and made again should `infer` be called.
+        """
+        with self._turn, self._device.current():
+            if self._lent is not None:
+                self._lent.close()
+            self._context = None
+            for buffers in (self._input, self._output):
+                buffers.device.free()
+                buffers.pinned.free()
+            self._batch = 0
+            self._lent = TensorRTNetwork(self, self._device, self._trt, self._engine, self._io)
+            return self._lent
 
     def close(self) -> None:
         """Free the context, then the engine, the runtime, the buffers, the stream and last the device."""
@@ -78,6 +98,8 @@ class TensorRTRunner(ClosingRunner):
                 return
             self._closed = True
             atexit.unregister(self.close)
+            if self._lent is not None:
+                self._lent.close()
             with self._device.current():
                 with suppress(PspnetError):  # an interrupted run may still be under way; a lost device is told before
                     if self._stream is not None:
@@ -93,7 +115,7 @@ class TensorRTRunner(ClosingRunner):
         self._runtime = self._trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            self._refuse("load", len(plan), free_bytes)
+            self.refuse("load", len(plan), free_bytes)
 
     def _prepare(self) -> None:
         """Make the context and the buffers of the largest batch, and tell the context once where they are."""
@@ -105,15 +127,15 @@ class TensorRTRunner(ClosingRunner):
             self._input = _buffers(self._device, pixels, np.dtype(np.uint8))
             self._output = _buffers(self._device, maps, io.logits_type)
         except CudaOutOfMemory:
-            raise self._too_little_memory(needed_bytes, free_bytes) from None
+            raise self.too_little_memory(needed_bytes, free_bytes) from None
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            self._refuse("prepare", needed_bytes, free_bytes)
+            self.refuse("prepare", needed_bytes, free_bytes)
         # An engine that was built to be audited names every layer to profilers, which costs time in each run.
         self._context.nvtx_verbosity = self._trt.ProfilingVerbosity.LAYER_NAMES_ONLY
         for name, buffers in ((INPUT, self._input), (OUTPUT, self._output)):
             if not self._context.set_tensor_address(name, buffers.device.address):
-                self._refuse(f"bind {name} of")
+                self.refuse(f"bind {name} of")
 
     def _run(self, images: np.ndarray, logits: np.ndarray) -> None:
         """One batch: copy in, run, copy out, wait; `logits` (n, C, h, w) float32 is filled."""
@@ -121,27 +143,27 @@ class TensorRTRunner(ClosingRunner):
         if count != self._batch:
             self._batch = 0  # unknown, should the context refuse the shape
             if not self._context.set_input_shape(INPUT, images.shape):
-                self._refuse(f"set {counted(count, 'picture')} for")
+                self.refuse(f"set {counted(count, 'picture')} for")
             self._batch = count
         self._input.host[:count] = images
         self._device.copy_to_device(self._input.device, self._input.host[:count], self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
-            self._refuse("run")
+            self.refuse("run")
         self._device.copy_to_host(self._output.host[:count], self._output.device, self._stream)
         self._stream.synchronize()
         logits[:] = self._output.host[:count]  # float16 becomes float32 here
 
-    def _refuse(self, what: str, needed_bytes: int = 0, free_bytes: int = 0) -> NoReturn:
+    def refuse(self, what: str, needed_bytes: int = 0, free_bytes: int = 0) -> NoReturn:
         """PspnetError with TensorRT's own words, or with figures where these say that memory ran out."""
         reason = self._log.reason()
         if needed_bytes and "outofmemory" in reason.replace(" ", "").lower():
-            raise self._too_little_memory(needed_bytes, free_bytes)
+            raise self.too_little_memory(needed_bytes, free_bytes)
         raise PspnetError(
             f"TensorRT cannot {what} {self.name}: {reason}. Build the engine again: "
             f"{rebuild_command(self.name, self.passport)}"
         )
 
-    def _too_little_memory(self, needed_bytes: int, free_bytes: int) -> PspnetError:
+    def too_little_memory(self, needed_bytes: int, free_bytes: int) -> PspnetError:
         batch = self.passport.batch["max"]
         less = "a smaller --batch" if batch > 1 else "a network that is exported for a smaller --size"
         return PspnetError(
@@ -155,8 +177,13 @@ class _Buffers(NamedTuple):
     """Memory of one tensor on the GPU, and as much pinned memory that its copies go through."""
 
     device: DeviceBuffer
-    host: np.ndarray
+    pinned: PinnedArray
+
+    @property
+    def host(self) -> np.ndarray:
+        """The pinned memory."""
+        return self.pinned.array
 
 
 def _buffers(device: Device, shape: tuple[int, ...], kind: np.dtype) -> _Buffers:
-    return _Buffers(device.allocate(math.prod(shape) * kind.itemsize), device.allocate_pinned(shape, kind).array)
+    return _Buffers(device.allocate(math.prod(shape) * kind.itemsize), device.allocate_pinned(shape, kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from torch import nn
 from pspnet.checkpoint import load_model
 from pspnet.errors import PspnetError
 from pspnet.spec import ModelSpec
+from runtime.cuda import backend_name, open_device
 from runtime.runner import ClosingRunner, check_images
+
+if TYPE_CHECKING:
+    from runtime.torch_cuda import TorchNetwork
 
 
 class TorchRunner(ClosingRunner):
@@ -39,6 +44,15 @@ class TorchRunner(ClosingRunner):
         runner = cls(model.to(memory_format=torch.channels_last), spec)
         runner.name = str(path)
         return runner
+
+    def network(self) -> TorchNetwork | None:
+        """A copy in float16 for a segmenter on the GPU; None on a CPU, and where no package lets our kernels run."""
+        if self._device.type != "cuda" or backend_name() is None:
+            return None
+        from runtime.torch_cuda import TorchNetwork
+
+        index = self._device.index or 0
+        return TorchNetwork(self._model, self.spec, self.name, open_device(index), torch.device("cuda", index))
 
     def at_size(self, size: tuple[int, int]) -> TorchRunner:
         """The same weights for pictures of another (height, width); PspnetError where it is too small for the bins."""

@@ -58,8 +58,10 @@ CUresult run_operation(const struct operation *operation) {
         return CUDA_SUCCESS;
     case EVENT_RECORD:
         event = live_object(operation->event, EVENT);
-        if (event != NULL)
+        if (event != NULL) {
+            event->recorded = true;
             event->time_ns = now_ns();
+        }
         return CUDA_SUCCESS;
     case EVENT_WAIT:
         return live_object(operation->stream, STREAM) ? finish_up_to(operation->stream, operation->position)

@@ -143,6 +143,22 @@ API CUresult cuEventRecord(void *handle, void *stream_handle) {
     return leave(submit(stream, &(struct operation){.kind = EVENT_RECORD, .event = event}));
 }
 
+/* EXTERNAL, in a capture only: the graph notes the moment anew each time that it runs. */
+API CUresult cuEventRecordWithFlags(void *handle, void *stream_handle, unsigned flags) {
+    if (flags == 0)
+        return cuEventRecord(handle, stream_handle);
+    ENTER(NEEDS_CONTEXT);
+    struct event *event = live_object(handle, EVENT);
+    struct stream *stream = stream_of_handle(stream_handle);
+    if (event == NULL || stream == NULL || event->object.context != stream->object.context)
+        return leave(CUDA_ERROR_INVALID_HANDLE);
+    if (flags != 1 || stream->capture == NULL)
+        return leave(CUDA_ERROR_INVALID_VALUE);
+    event->stream = NULL;
+    event->capture = NULL;
+    return leave(submit(stream, &(struct operation){.kind = EVENT_RECORD, .event = event}));
+}
+
 /* Whether the work before the event may be waited for, and where it is; NULL stream: nothing to wait for. */
 static CUresult stream_to_wait_for(const struct event *event, struct stream **stream) {
     *stream = NULL;
