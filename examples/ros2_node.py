@@ -27,6 +27,7 @@ from vision_msgs.msg import LabelInfo, VisionClass
 from pspnet.spec import IGNORE, NetworkSpec
 from runtime.api import open_segmenter, open_source
 from runtime.frame import Segmentation
+from runtime.scheduler import born_ns
 
 SECOND_NS = 10**9
 
@@ -50,14 +51,15 @@ class LabelNode(Node):
 
     def publish(self, result: Segmentation) -> bool:
         """Publish a result, unless it is too old or not valid; whether it was published."""
-        age_ns = time.monotonic_ns() - result.frame.captured_ns
+        age_ns = time.monotonic_ns() - born_ns(result.frame)
         if not result.valid or age_ns > self._max_age_ns:
             reason = result.reason or f"the picture is {age_ns / 1e6:.0f} ms old"
             self.get_logger().warning(f"no labels: {reason}", throttle_duration_sec=1.0)
             return False
+        taken_ns = result.frame.wall_ns - (result.frame.captured_ns - born_ns(result.frame))
         height, width = result.labels.shape
         image = Image(height=height, width=width, encoding="mono8", is_bigendian=0, step=width)
-        image.header.stamp.sec, image.header.stamp.nanosec = divmod(result.frame.wall_ns, SECOND_NS)
+        image.header.stamp.sec, image.header.stamp.nanosec = divmod(taken_ns, SECOND_NS)
         image.header.frame_id = self._frame_id
         image.data = array.array("B", result.labels.tobytes())  # rclpy checks every byte of any other type
         self._labels.publish(image)

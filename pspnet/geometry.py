@@ -161,7 +161,10 @@ def region_from_text(text: str) -> tuple[int, int, int, int]:
     try:
         size, top, left = text.split("+")
         height, width = size.lower().split("x")
-        return int(top), int(left), int(height), int(width)
+        region = int(top), int(left), int(height), int(width)
+        if min(region) < 0 or 0 in region[2:]:
+            raise ValueError("an area has a height and a width, and begins inside the picture")
+        return region
     except ValueError:
         raise PspnetError(
             f"region is {text!r}: write HEIGHTxWIDTH+TOP+LEFT in camera pixels, for example 540x960+180+160"

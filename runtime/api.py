@@ -5,13 +5,14 @@
             sink(segment(frame))
 
 A camera runs in a process of its own, as in `pspnet run`: the newest picture wins, and a camera that is away is awaited
-without end. What the live run has beyond that (several cameras, INVALID records, outlets that cannot hold up anything)
-is in `runtime.live`.
+without end, with a warning. What the live run has beyond that (several cameras, INVALID records, outlets that cannot
+hold up anything) is in `runtime.live`.
 """
 
 from __future__ import annotations
 
 import select
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -93,14 +94,27 @@ def open_segmenter(
 
 
 def _frames(camera: Camera) -> Iterator[Frame]:
+    warned = False
     while camera.state not in (CameraState.STOPPED, CameraState.FAILED):
         if (frame := camera.take()) is None:
+            warned = warned or _warned_of(camera)
             select.select([camera.wakeup], [], [], LOOK_S)
             continue
         try:
             yield frame
         finally:
             camera.release(frame)
+        warned = False
     status = camera.status()
     if status.state is CameraState.FAILED:
         raise PspnetError(f"camera {status.name} ({status.uri}) has failed: {status.message}")
+
+
+def _warned_of(camera: Camera) -> bool:
+    """Whether the camera is away, of which the program's user is warned."""
+    status = camera.status()
+    if status.state in (CameraState.RUNNING, CameraState.STOPPED, CameraState.FAILED) or not status.message:
+        return False
+    text = f"camera {status.name} ({status.uri}) is {status.state.value}: {status.message}. It is awaited"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return True

@@ -64,7 +64,7 @@ class _Place:
     max_age_ms: float
     record: Record | None = None
     status: CameraStatus | None = None
-    valid_captured_ns: int | None = None
+    valid_born_ns: int | None = None
 
 
 class Board:
@@ -89,7 +89,7 @@ class Board:
             place = self._places[record.camera]
             place.record = record
             if record.valid:
-                place.valid_captured_ns = record.captured_ns
+                place.valid_born_ns = record.born_ns
 
     def set_status(self, status: CameraStatus) -> None:
         """How a camera is."""
@@ -146,19 +146,19 @@ class Board:
     def freshness(self, camera: str, tolerant: bool = False) -> Freshness:
         """Whether a camera's newest result may be believed now.
 
-        It is stale where it is invalid, where the camera does not run, and where no valid one has come for 1 s, twice
-        max_age_ms or three periods of the camera, whichever is longest: so it turns stale by itself when a loop hangs.
-        tolerant: invalid results do not count as long as valid ones come between them.
+        It is stale where it is invalid, where the camera does not run, and where its picture is older than max_age_ms:
+        so it turns stale by itself when a loop hangs. tolerant: invalid results do not count as long as a valid one is
+        not older than 1 s, twice max_age_ms or three periods of the camera, whichever is longest.
         """
         now_ns = self._clock()
         with self._lock:
             place = self._places[camera]
-            record, status, captured_ns, limit_ms = (
-                place.record, place.status, place.valid_captured_ns, max(LEAST_FRESH_MS, 2 * place.max_age_ms)
-            )  # fmt: skip
-        age_ms = None if captured_ns is None else (now_ns - captured_ns) / 1e6
-        if status and status.fps > 0:
-            limit_ms = max(limit_ms, PERIODS * 1000 / status.fps)
+            record, status, born_ns, limit_ms = place.record, place.status, place.valid_born_ns, place.max_age_ms
+        age_ms = None if born_ns is None else (now_ns - born_ns) / 1e6
+        if tolerant:
+            limit_ms = max(LEAST_FRESH_MS, 2 * limit_ms)
+            if status and status.fps > 0:
+                limit_ms = max(limit_ms, PERIODS * 1000 / status.fps)
         if status and status.state is not CameraState.RUNNING:
             reason = f"camera is {status.state.value}" + (f": {status.cause}" if status.cause else "")
         elif record is None:

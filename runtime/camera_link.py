@@ -6,19 +6,28 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 
-from runtime.camera_uri import CameraUri
+from runtime.camera_uri import CameraUri, names_expanded
 from runtime.camera_worker import Charge
 from runtime.frame_ring import Ring
 
 START = "import sys; sys.path[:] = sys.argv.pop().split(chr(0x1f)); from runtime.camera_worker import main; main()"
 """A module by its name would be looked for in the working directory first."""
+
+KEPT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_\w+|PYTHON\w+|VIRTUAL_ENV|GST_\w+|GIO_\w+|OPENCV_\w+"
+    r"|OPENBLAS_\w+|OMP_\w+|CUDA_\w+|NVIDIA_\w+|EGL_\w+|LIBVA_\w+|VDPAU_\w+|DISPLAY|WAYLAND_DISPLAY|XAUTHORITY|XDG_\w+"
+    r"|SSL_CERT_\w+|MALLOC_\w+|COVERAGE_\w+"
+)
+"""Names of the variables that a worker gets."""
 
 LINES, LINE_CHARACTERS = 20, 300
 LARGEST_MESSAGE_BYTES = 1 << 16
@@ -52,7 +61,7 @@ class WorkerLink:
                 stdout=stderr_in,
                 stderr=stderr_in,
                 pass_fds=(theirs.fileno(), *charge.channel, charge.gauges),
-                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **os.environ},
+                env=worker_environment(os.environ),
                 start_new_session=True,  # a Ctrl-C in the terminal is ours; we end the worker in order
             )
             self._control.send(pickle.dumps(charge))
@@ -151,6 +160,16 @@ class WorkerLink:
             text = self._scrubbed(line.decode(errors="replace")).strip()
             if text:
                 self.lines.append(text[:LINE_CHARACTERS])
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a worker gets of the variables: those by which programs and libraries are found and set, and no other.
+
+    Secrets of other cameras and of the page stay out; the worker's own come with its address.
+    """
+    names = [name for name in environment if KEPT.fullmatch(name) and name not in names_expanded]
+    kept = {name: environment[name] for name in names}
+    return {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | kept
 
 
 def sendable(uri: CameraUri) -> CameraUri:

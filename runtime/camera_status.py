@@ -49,8 +49,8 @@ class CameraEvent:
     """Something that happened to a camera.
 
     kind: state (a new state, with its cause), drops (values: new ones of the last second, by cause), stamps_invalid,
-    size (values: height, width), memory (the pictures' memory is another one; see `Camera.buffers`), or clock_step
-    (values: step_ms, by which the system's clock was set).
+    size (values: height, width), memory (the pictures' memory is another one; see `Camera.buffers`), clock_step
+    (values: step_ms, by which the system's clock was set), or trouble (its pictures cannot be used, as message says).
     """
 
     camera: str

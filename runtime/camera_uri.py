@@ -45,8 +45,17 @@ OPTIONS: dict[str, dict[str, str]] = {
 """Scheme -> option -> what its value must look like."""
 SECURE = {"rtsps": "rtsp", "https": "http"}
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
-SECRET_NAME = r"(?:pass(?:wor[dt]|wd|phrase)?|pwd|passwd|user-pw|token|secret|api_?key|auth|sig(?:nature)?)"
-_SECRET_SETTING = re.compile(rf"(?i)(\b{SECRET_NAME}=)(\"[^\"]*\"|[^&;/?#\s]*)")
+_PARTS = "pas|pwd|pw|psw|token|secret|key|cred|session|auth|sig"
+SECRET_NAME = rf"(?<![\w.%-])(?=[\w.%-]*(?:{_PARTS}))[\w.%-]+"
+"""Names of settings that hold a credential, in any case. Too many are hidden rather than too few."""
+
+_SECRET_SETTING = re.compile(rf"(?i)({SECRET_NAME}=)(\"[^\"]*\"|[^&;/?#\s]*)")
+names_expanded: set[str] = set()
+"""Variables that addresses and configurations of this process name as ${NAME}: other programs must not get them."""
+
+LEAST_SECRET = 3
+"""Characters of a setting's value that is looked for in other texts; a shorter one, such as 1, is part of too many."""
+
 _USER_IN_URL = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^\s\"']*@(?=[^@\s\"']*)")
 
 
@@ -77,7 +86,7 @@ class CameraUri:
     @property
     def secret(self) -> tuple[str, ...]:
         """Texts that must be shown nowhere, plain and percent-encoded."""
-        parts = {self.password, quote(self.password, safe="")} | {m[2] for m in _SECRET_SETTING.finditer(self.address)}
+        parts = {self.password, quote(self.password, safe="")} | set(_long_secrets(self.address))
         return tuple(sorted((part for part in parts if part), key=len, reverse=True))
 
     def scrubbed(self, text: str) -> str:
@@ -145,6 +154,10 @@ def camera_uri(text: str, environment: Mapping[str, str] | None = None, allow_gs
 def without_credentials(text: str) -> str:
     """`text` with *** in place of user and password of any URL in it, and of settings such as password=…"""
     return _SECRET_SETTING.sub(r"\1***", _USER_IN_URL.sub(r"\1***@", text))
+
+
+def _long_secrets(address: str) -> list[str]:
+    return [found[2] for found in _SECRET_SETTING.finditer(address) if len(found[2]) >= LEAST_SECRET]
 
 
 def _network(scheme: str, rest: str, environment: Mapping[str, str]) -> CameraUri:
@@ -229,6 +242,7 @@ def _expanded(value: str, shown: str, environment: Mapping[str, str]) -> str:
 
     def variable(found: re.Match[str]) -> str:
         name = found[1]
+        names_expanded.add(name)
         if name not in environment:
             raise PspnetError(
                 f"{without_credentials(shown)}: the environment variable {name} is not set: export {name}=… first"

@@ -16,12 +16,11 @@ from pspnet.files import write_json
 from pspnet.wording import counted
 from runtime.board import Board, Engine
 from runtime.camera import Camera
-from runtime.camera_state import CameraState
-from runtime.camera_status import CameraEvent
 from runtime.device_network import DeviceNetwork
 from runtime.drive_check import check_cameras, check_places, secrets_set
 from runtime.drive_config import DriveConfig, ServeConfig
 from runtime.drive_outlets import open_outlets
+from runtime.gpu_watch import GpuWatch
 from runtime.live import FatalEngine, LiveSettings, run_live
 from runtime.outlet import Outlet, OutletState
 from runtime.postprocess import Postprocess
@@ -32,6 +31,7 @@ from runtime.server import Server
 from runtime.service import Progress, run_as_service
 from runtime.sink_mjpeg import MjpegSink
 from runtime.telemetry import AGE, Telemetry
+from runtime.telling_board import TellingBoard
 from runtime.watchdog import ENGINE_EXIT
 
 
@@ -61,7 +61,7 @@ def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dic
     """
     check_cameras(config)
     check_places(config)
-    board = Board({camera.name: camera.max_age_ms for camera in config.cameras})
+    board = TellingBoard({camera.name: camera.max_age_ms for camera in config.cameras})
     telemetry = Telemetry()
     with contextlib.ExitStack() as stack:
         model = config.model
@@ -70,6 +70,7 @@ def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dic
         post = Postprocess(runner.spec, config.merge, config.limits.min_confidence, masks)
         segmenter = stack.enter_context(open_segmenter(config, runner))
         ran = segmenter.runner  # what it really runs on
+        watch = stack.enter_context(GpuWatch(segmenter, telemetry))
         board.set_engine(
             Engine(
                 ran.engine, ran.precision, model.artefact.name, post.spec.class_names, post.spec.palette,
@@ -79,8 +80,7 @@ def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dic
         unused = stack.enter_context(contextlib.ExitStack())  # what nobody closes if the run does not begin
         outlets = open_outlets(config, post.spec, stop.set, unused)
         with secrets_set(config):
-            tell = _Teller(board)
-            cameras = [Camera(camera, tell) for camera in config.cameras]
+            cameras = [Camera(camera, board.add_event) for camera in config.cameras]
         for camera in cameras:
             unused.callback(camera.stop)
         if config.serve is not None:
@@ -104,7 +104,8 @@ def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dic
             if all(camera.status().cause == "missing_backend" for camera in cameras):
                 raise  # a new process would lack it as well
             raise RunFailed(str(error)) from error
-    report = _report(config, ran, cameras, outlets, telemetry, result, started)
+    report = _report(config, ran, cameras, outlets, telemetry, result, started) | {"gpu": watch.facts()}
+    watch.tell()
     _tell(config, report, outlets)
     return report
 
@@ -129,27 +130,6 @@ def _serve(
     stack.enter_context(server)
     print(f"pspnet: live page on {server.url}", file=sys.stderr)
     return Outlet(pictures, "page")
-
-
-class _Teller:
-    """Keeps events for the page and tells the operator of new states, each once until the camera runs again."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._told: dict[str, set[tuple[CameraState, str]]] = {}
-
-    def __call__(self, event: CameraEvent) -> None:
-        self._board.add_event(event)
-        if event.kind != "state" or (event.state is CameraState.STOPPED and not event.message):
-            return
-        told, news = self._told.setdefault(event.camera, set()), (event.state, event.message)
-        if news in told:
-            return
-        if event.state is CameraState.RUNNING:
-            told.clear()
-        told.add(news)
-        why = f": {event.message}" if event.message else ""
-        print(f"pspnet: {event.camera} is {event.state.value}{why}", file=sys.stderr)
 
 
 def _segmented(telemetry: Telemetry) -> int:
@@ -206,7 +186,8 @@ def _tell(config: DriveConfig, report: dict[str, Any], outlets: Sequence[Outlet]
         write_json(output.json, report)
     for told in (outlet.status() for outlet in outlets):
         if told.errors or told.state is OutletState.ABANDONED:
-            print(f"pspnet: output {told.name}: {told.message}", file=sys.stderr)
+            message = told.message or f"failed {counted(told.errors, 'time')}, and works again"
+            print(f"pspnet: output {told.name}: {message}", file=sys.stderr)
     written = [str(path) for path in (output.folder, output.video, output.jsonl, output.select, output.json) if path]
     for name, facts in report["cameras"].items():
         age = facts["times_ms"].get(AGE)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pspnet.errors import PspnetError
-from runtime.camera_uri import SECRET_NAME
+from runtime.camera_uri import SECRET_NAME, names_expanded
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-LITERAL = re.compile(rf"(?i)://[^/?#\s]*:(?!\$\{{)[^@\s]+@|\b{SECRET_NAME}=(?!\$\{{)[^&;\s]")
+LITERAL = re.compile(rf"(?i)://[^/?#\s]*:(?!\$\{{)[^@\s]+@|{SECRET_NAME}=(?!\$\{{)[^&;\s]")
 _LINE = re.compile(r"([A-Za-z_]\w*)=(.*)")
 
 
@@ -29,6 +29,7 @@ def read_secrets(path: Path) -> dict[str, str]:
             raise PspnetError(f"secrets_file {path}, line {number} is not NAME=value: correct it")
         value = match[2].strip()
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+        names_expanded.add(match[1])
         found[match[1]] = value[1:-1] if quoted else value
     return found
 
@@ -59,6 +60,7 @@ def expanded(text: str, where: str, environment: Mapping[str, str]) -> str:
     """`text` with each ${NAME} replaced; PspnetError where a variable is not set."""
 
     def variable(found: re.Match[str]) -> str:
+        names_expanded.add(found[1])
         if not environment.get(found[1]):
             raise PspnetError(f"{where}: the variable {found[1]} is not set: export it, or put it into secrets_file")
         return environment[found[1]].rstrip("\r\n")

@@ -16,6 +16,7 @@ from pspnet.spec import NetworkSpec
 from runtime.array_pool import ArrayPool
 from runtime.board import Board
 from runtime.camera_state import CameraState
+from runtime.camera_status import CameraEvent
 from runtime.frame import Segmentation
 from runtime.outlet import Outlet
 from runtime.record import Record, no_signal, record_from
@@ -94,6 +95,9 @@ class Publisher:
         with lane.lock:
             if reason != lane.trouble:
                 lane.trouble = reason
+                if self._board is not None:
+                    now_ns = self._clock_ns()
+                    self._board.add_event(CameraEvent(camera.name, "trouble", now_ns, camera.state, message=reason))
                 self._no_signal(lane, reason)
 
     def fail(self, reason: str) -> None:

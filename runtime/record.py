@@ -62,9 +62,14 @@ class Record:
         """How old the picture was when this was published."""
         return self.age_at_ms(self.published_ns)
 
+    @property
+    def born_ns(self) -> int | None:
+        """The moment of the monotonic clock from which the picture's age counts."""
+        return self.captured_ns if self.sensor_ns is None else self.sensor_ns
+
     def age_at_ms(self, now_ns: int) -> float | None:
-        """How old the picture is at a moment of the monotonic clock."""
-        return None if self.captured_ns is None else (now_ns - self.captured_ns) / 1e6
+        """How old the picture is at a moment of the monotonic clock, from the sensor's own time where that is known."""
+        return None if self.born_ns is None else (now_ns - self.born_ns) / 1e6
 
     def expired(self, now_ns: int) -> bool:
         """Whether the labels are too old at a moment of the monotonic clock to be used."""

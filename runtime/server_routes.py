@@ -157,7 +157,7 @@ class Pages:
         jpeg = await self._streams.newest(camera, limit_ms, FRESH_WAIT_S)
         if jpeg is None:
             return _text(503, f"{camera}: no picture", self._stale_headers(camera, None, "no picture"))
-        age_ms = None if jpeg.captured_ns is None else (time.monotonic_ns() - jpeg.captured_ns) / 1e6
+        age_ms = None if jpeg.born_ns is None else (time.monotonic_ns() - jpeg.born_ns) / 1e6
         reason = "" if jpeg.valid else jpeg.reason or "invalid"
         if age_ms is None or age_ms > limit_ms:
             reason = reason or f"older than {limit_ms:g} ms"

@@ -163,4 +163,4 @@ def _part(jpeg: Jpeg, browser: bool) -> bytes:
 
 
 def _age_ms(jpeg: Jpeg) -> float:
-    return float("inf") if jpeg.captured_ns is None else (time.monotonic_ns() - jpeg.captured_ns) / 1e6
+    return float("inf") if jpeg.born_ns is None else (time.monotonic_ns() - jpeg.born_ns) / 1e6

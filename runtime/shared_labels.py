@@ -2,9 +2,11 @@
 
     from runtime.shared_labels import LabelReader
 
-    with LabelReader("front") as reader:
+    with LabelReader("drive-front") as reader:
+        number = 0
         while True:
-            found = reader.read(after=found.number if found else 0, wait_s=1.0)
+            found = reader.read(after=number, wait_s=1.0)
+            number = found.number
             if found.valid:
                 steer(found.labels)         # (H, W) uint8 of class indices, a copy that is the consumer's own
             else:
@@ -63,7 +65,7 @@ class SharedLabels:
     labels: (H, W) uint8 at the camera's size, 255 unlabelled; None unless valid. reason: why it is not. number: counts
     what was published, from 1; 0 where nothing was. sequence: of the camera's picture. captured_ns, published_ns,
     sensor_ns: monotonic clock, the same in all processes of a machine; wall_ns: system clock at the capture; None
-    where they are not known. age_ms: of the picture when it was read.
+    where they are not known. age_ms: of the picture when it was read, from sensor_ns where that is known.
     """
 
     valid: bool
@@ -95,11 +97,11 @@ class LabelReader:
 
     def read(self, after: int = 0, wait_s: float = 0.0) -> SharedLabels:
         """The newest label map; waits up to `wait_s` for one whose number is not `after`, and else says that in
-        `reason`. INVALID where there is none, it may not be used, or nobody writes."""
+        `reason`. INVALID where there is none, it may not be used, or nobody writes, which is waited for as well."""
         end = time.monotonic() + wait_s
         while True:
             found = self._read()
-            if not after or found.number not in (0, after):
+            if found.number not in (0, after):
                 return found
             if time.monotonic() >= end:
                 reason = found.reason or f"no new label map for {wait_s:g} s"
@@ -160,7 +162,8 @@ class LabelReader:
         if self._word(start) != before or zlib.crc32(labels.data, zlib.crc32(head[SLOT_AT:])) != checksum:
             return None
         captured_ns, wall_ns, sensor_ns, published_ns = (None if stamp < 0 else stamp for stamp in stamps)
-        age_ms = None if captured_ns is None else (time.monotonic_ns() - captured_ns) / 1e6
+        born_ns = captured_ns if sensor_ns is None else sensor_ns
+        age_ms = None if born_ns is None else (time.monotonic_ns() - born_ns) / 1e6
         reason = head[REASON_AT : REASON_AT + length].decode("utf-8", "replace")
         limit_ms = self._max_age_ms or (LONGEST_AGE_MS if math.isnan(max_age_ms) else max_age_ms)
         if valid and (age_ms is None or age_ms > limit_ms):

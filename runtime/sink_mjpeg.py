@@ -23,7 +23,7 @@ INTEREST_NS = 3_000_000_000
 
 @dataclass(frozen=True)
 class Jpeg:
-    """One encoded picture. number: counts from 1 for each camera. Stamps, valid and reason as in `Record`.
+    """One encoded picture. number: counts from 1 for each camera. Else as in `Record`.
 
     valid: false where the picture says STALE or NO SIGNAL.
     """
@@ -34,7 +34,7 @@ class Jpeg:
     sequence: int
     valid: bool
     reason: str
-    captured_ns: int | None
+    born_ns: int | None
     published_ns: int
 
 
@@ -124,7 +124,7 @@ class MjpegSink(Sink):
         with self._changed:
             number = self._numbers[camera] = self._numbers.get(camera, 0) + 1
             self._newest[camera] = Jpeg(
-                camera, data, number, record.sequence, valid, record.reason, record.captured_ns, record.published_ns
+                camera, data, number, record.sequence, valid, record.reason, record.born_ns, record.published_ns
             )
             listeners = tuple(self._listeners)
             self._changed.notify_all()

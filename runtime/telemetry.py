@@ -21,7 +21,8 @@ KEPT = 4096
 BUCKETS_MS = (1, 2, 4, 6, 8, 10, 12, 16, 20, 25, 33, 40, 50, 66, 100, 200)
 PERCENTILES = (50, 90, 99)
 AGE = "age"
-"""Name of the series of frame ages: from the read that brought the picture to the moment its result is published."""
+"""Name of the series of frame ages: from the sensor's own time of the picture, or else the read that brought it, to the
+moment its result is published."""
 
 OTHER = "other"
 SECOND_NS = 10**9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from tests.doubles.cuda_driver import CudaDouble
 from tests.doubles.tensorrt_double import install
 
 ROOT = Path(__file__).parents[1]
+
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and with it every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_the_check_is_made_where_pictures_are_left_and_said_to_be_missing_elsewh
         (["--resamples", "-1"], "--resamples 2 or more"),
         (["--held-out", "1"], "--held-out 2 or more"),
         (["--engine", "magic"], "unknown engine"),
-        (["--engine", "torch"], "runs on openvino or ort"),
+        (["--engine", "torch"], "which --engine torch does not run"),
     ],
 )
 def test_bad_choices_are_one_line_and_leave_nothing(arguments: list[str], words: str, run) -> None:  # type: ignore[no-untyped-def]

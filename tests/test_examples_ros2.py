@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import importlib.util
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,16 @@ def test_labels_have_the_stamp_of_their_picture(ros: Ros, example: types.ModuleT
     assert ros.qos["~/labels"] == "system default"
 
 
+def test_stamp_and_age_are_the_sensor_s_where_it_gives_them(ros: Ros, example: types.ModuleType) -> None:
+    ros.running = True
+    node, given = example.LabelNode(SPEC, "front", 60_000), result(age_ms=20)
+    frame = dataclasses.replace(given.frame, sensor_ns=given.frame.captured_ns - 23_456_789)
+    assert node.publish(dataclasses.replace(given, frame=frame))
+    assert ros.published["~/labels"][0].header.stamp.nanosec == 100_000_000
+    old = dataclasses.replace(given.frame, sensor_ns=given.frame.captured_ns - 61 * 10**9)
+    assert not node.publish(dataclasses.replace(given, frame=old))
+
+
 def test_label_info_is_latched_and_names_every_class(ros: Ros, example: types.ModuleType) -> None:
     ros.running = True
     example.LabelNode(SPEC, "front", 250)
@@ -217,6 +229,15 @@ def test_files_go_through_the_same_hops(small_onnx: Path, camvid_tiny: Path) -> 
     assert found.labels.shape == found.frame.size and found.confidence is not None
     with pytest.raises(PspnetError, match="max_age_ms are for cameras"):
         open_source(str(photo), max_age_ms=100)
+
+
+def test_a_camera_that_is_away_is_warned_of_once() -> None:
+    uri = "test://pattern?size=96x128&script=refuse 4; ok"
+    with open_source(uri, max_age_ms=60_000) as source, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        next(iter(source))
+    [warning] = [each for each in caught if "awaited" in str(each.message)]
+    assert issubclass(warning.category, RuntimeWarning) and "camera camera (test://pattern" in str(warning.message)
 
 
 def test_a_failed_camera_is_an_error() -> None:

@@ -59,6 +59,14 @@ def await_line(stream: IO[str], text: str) -> None:
     raise AssertionError(f"the program ended without saying {text!r}")
 
 
+def await_valid_record(lines: Path) -> None:
+    """Read JSON lines until one is of labels."""
+    deadline_s = time.monotonic() + 20
+    while not (lines.exists() and '"valid": true' in lines.read_text().replace('":t', '": t')):
+        assert time.monotonic() < deadline_s, "no valid record was written"
+        time.sleep(0.05)
+
+
 def descendants(pid: int) -> list[int]:
     """Processes that this one started, and those that these started."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split("\n")
@@ -97,6 +105,8 @@ def test_a_signal_ends_the_run_in_every_state(state: str, tmp_path: Path) -> Non
     try:
         assert program.stderr is not None
         await_line(program.stderr, said)
+        if state == "running":
+            await_valid_record(lines)
         time.sleep(0.3)
         children = descendants(program.pid)
         sent_s = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -52,19 +53,27 @@ def test_a_result_turns_stale_by_itself_when_nothing_follows(board: Board, clock
     board.publish(record("rear", age_ms=20.0))
     fresh = board.freshness("front")
     assert not fresh.stale and fresh.age_ms is not None and fresh.age_ms >= 20.0
-    clock.ahead_s = 1.5  # front: 1 s at least; rear: twice its max_age_ms
+    clock.ahead_s = 0.24  # with the 20 ms, just above the front's max_age_ms
     assert board.freshness("front").reason == "no result for too long" and not board.freshness("rear").stale
-    clock.ahead_s = 4.5
+    clock.ahead_s = 2.1
     assert board.freshness("rear").stale
 
 
-def test_a_slow_camera_has_three_periods(board: Board, clock: Clock) -> None:
+def test_age_counts_from_the_sensor_where_it_is_known(board: Board) -> None:
+    given = record("rear", age_ms=20.0)
+    assert given.captured_ns is not None
+    board.publish(dataclasses.replace(given, sensor_ns=given.captured_ns - 1_990_000_000))
+    assert board.freshness("rear").stale
+
+
+def test_readiness_gives_a_slow_camera_three_periods(board: Board, clock: Clock) -> None:
+    board.set_engine(ENGINE)
     board.set_status(status("front", fps=0.5))
     board.publish(record("front"))
     clock.ahead_s = 5.0
-    assert not board.freshness("front").stale
+    assert board.freshness("front").stale and board.unready() == ""
     clock.ahead_s = 6.5
-    assert board.freshness("front").stale
+    assert "front (no result for too long)" in board.unready()
 
 
 @pytest.mark.parametrize("state", [state for state in CameraState if state is not CameraState.RUNNING])

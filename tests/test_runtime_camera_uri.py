@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 
 from pspnet.errors import PspnetError
+from runtime import camera_link
+from runtime import camera_uri as uris
 from runtime.camera_uri import camera_uri, is_camera, without_credentials
+from runtime.drive_secrets import holds_literal
 
 ENVIRONMENT = {"PW": "p@s/s:w#o?r%d", "URL": "rtsp://joe:hidden@cam/live", "EMPTY": "", "BAD": "a\nb"}
 
@@ -51,6 +55,32 @@ def test_devices_clips_and_tests_take_options_behind_the_question_mark() -> None
     assert camera_uri("clip:///data/a b.mp4?loop=1").address == "/data/a b.mp4"
     uri = camera_uri("test://pattern?size=90x120&script=ok 2s; stall 1s&seed=3")
     assert uri.options["script"] == "ok 2s; stall 1s" and uri.memory is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["access_token", "loginpas", "pw", "psw", "userpwd", "key", "credential", "session", "client_secret", "authSig"],
+)
+def test_any_setting_that_may_hold_a_credential_is_hidden(name: str) -> None:
+    uri = camera_uri(f"http://cam/video.mjpg?channel=1&{name}=hidden&size=2")
+    assert uri.redacted == f"http://cam/video.mjpg?channel=1&{name}=***&size=2" and "hidden" in uri.secret
+    assert holds_literal(f"http://cam/v?{name}=hidden") and not holds_literal(f"http://cam/v?{name}=${{KEY}}")
+
+
+def test_a_camera_s_process_gets_no_secret_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera_link, "names_expanded", names := set())
+    monkeypatch.setattr(uris, "names_expanded", names)
+    given = {"PATH": "/bin", "LC_ALL": "C", "PAGE_TOKEN": "hidden", "REAR_PASSWORD": "hidden", "GST_SECRET": "hidden"}
+    camera_uri("rtsp://joe:${GST_SECRET}@cam/live", given)
+    made = camera_link.worker_environment({**given, "GST_DEBUG": "3", "OMP_NUM_THREADS": "2"})
+    ours = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
+    assert made == {"PATH": "/bin", "LC_ALL": "C", "GST_DEBUG": "3", **ours}
+
+
+def test_long_texts_are_searched_quickly() -> None:
+    began = time.monotonic()
+    assert without_credentials("key" * 30_000) == "key" * 30_000
+    assert time.monotonic() - began < 5.0  # seconds; in cubic time it would be years
 
 
 def test_whole_address_may_be_a_variable_and_is_shown_redacted() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.board import Board
+from pspnet.errors import PspnetError
+from pspnet.geometry import region_from_text
 from runtime.camera_state import CameraState
 from runtime.camera_status import CameraEvent
-from runtime.drive import _Teller
+from runtime.telling_board import TellingBoard
 
 
 def events(*states: tuple[CameraState, str]) -> list[CameraEvent]:
@@ -15,13 +16,12 @@ def events(*states: tuple[CameraState, str]) -> list[CameraEvent]:
 
 
 def test_a_camera_that_stays_away_is_told_of_once_and_of_every_new_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    board = Board({"front": 250.0})
-    tell = _Teller(board)
+    board = TellingBoard({"front": 250.0})
     away, other = (CameraState.BACKOFF, "no route"), (CameraState.BACKOFF, "wrong password")
     again = (CameraState.CONNECTING, "")
     happened = events(again, away, again, away, again, away, again, other, again, (CameraState.RUNNING, ""), away)
     for event in happened:
-        tell(event)
+        board.add_event(event)
     assert capsys.readouterr().err.splitlines() == [
         "pspnet: front is connecting",
         "pspnet: front is backoff: no route",
@@ -30,3 +30,35 @@ def test_a_camera_that_stays_away_is_told_of_once_and_of_every_new_reason(capsys
         "pspnet: front is backoff: no route",
     ]
     assert len(board.events()) == len(happened)  # the page has them all
+
+
+def test_pictures_of_no_use_are_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    board = TellingBoard({"front": 250.0})
+    for number in range(3):
+        board.add_event(
+            CameraEvent("front", "trouble", number, CameraState.RUNNING, message="camera front: its mask is 2x2")
+        )
+    assert capsys.readouterr().err == "pspnet: front: its pictures cannot be used: its mask is 2x2\n"
+
+
+def test_an_output_that_fails_is_told_of_when_it_does_and_when_it_works_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    board = TellingBoard({"front": 250.0})
+    states = (
+        ("running", ""), ("degraded", "OSError: full"), ("degraded", "OSError: full"), ("running", ""),
+        ("degraded", "OSError: full"), ("running", ""), ("stuck", "for 2 s"), ("stuck", "for 3 s"),
+    )  # fmt: skip
+    for state, message in states:
+        board.set_outlets([{"name": "jsonl", "state": state, "message": message}])
+    assert capsys.readouterr().err.splitlines() == [
+        "pspnet: output jsonl is degraded: OSError: full",
+        "pspnet: output jsonl works again",
+        "pspnet: output jsonl is stuck: for 2 s",
+    ]
+
+
+@pytest.mark.parametrize("text", ["0x0+0+0", "0x20+0+0", "20x0+0+0", "-2x20+0+0", "20x20+-1+0"])
+def test_a_region_without_an_area_is_refused(text: str) -> None:
+    with pytest.raises(PspnetError, match="HEIGHTxWIDTH"):
+        region_from_text(text)

@@ -158,15 +158,21 @@ def test_resize_keeps_its_scales_and_an_average_pool_its_sums() -> None:
 
 
 @pytest.fixture(scope="module")
-def int8_typed(small_onnx: Path) -> onnx.ModelProto:
-    """The INT8 graph, made by an earlier writer with one scale too small for float16, typed."""
+def int8(small_onnx: Path) -> onnx.ModelProto:
+    """The INT8 graph, made by an earlier writer with one scale too small for float16."""
     model = read_model(small_onnx)
     amax = dict.fromkeys(place(model).activations, 6.0)
     result = quantized(model, CalibrationTable("", "minmax", "", {}, amax))
     scale = next(tensor for tensor in result.graph.initializer if tensor.name == f"{next(iter(amax))}_scale")
     scale.CopyFrom(numpy_helper.from_array(np.asarray(1e-6, np.float32), scale.name))
     attach_spec(result, read_spec(small_onnx), precision="int8")
-    return fp16_from_fp32(result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def int8_typed(int8: onnx.ModelProto) -> onnx.ModelProto:
+    """The same, typed."""
+    return fp16_from_fp32(int8)
 
 
 def test_quantisers_have_half_scales_and_int8_zero_points(int8_typed: onnx.ModelProto) -> None:
@@ -180,6 +186,20 @@ def test_quantisers_have_half_scales_and_int8_zero_points(int8_typed: onnx.Model
     assert extra(int8_typed, "precision") == "int8.fp16"
     assert extra(int8_typed, "fp16")["raised_scales"] == 1
     onnx.checker.check_model(int8_typed, full_check=True)
+
+
+@pytest.mark.parametrize("wrong", [-0.25, 0.0, float("nan")])
+def test_a_scale_that_is_not_above_0_is_refused_with_its_node(int8: onnx.ModelProto, wrong: float) -> None:
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(int8)
+    node = next(node for node in damaged.graph.node if node.op_type == "DequantizeLinear" and node.name)
+    scale = next(tensor for tensor in damaged.graph.initializer if tensor.name == node.input[1])
+    values = numpy_helper.to_array(scale).copy()
+    values.reshape(-1)[-1] = wrong
+    scale.CopyFrom(numpy_helper.from_array(values, scale.name))
+    readers = [each.name for each in damaged.graph.node if len(each.input) > 1 and each.input[1] == scale.name]
+    with pytest.raises(PspnetError, match=rf"node ({'|'.join(readers)}) .* has the scale {wrong:g}, and a scale must"):
+        fp16_from_fp32(damaged)
 
 
 def test_later_versions_of_every_operator_only_add() -> None:

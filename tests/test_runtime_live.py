@@ -163,13 +163,16 @@ def test_a_running_camera_without_results_says_so(start: Callable[..., Run]) -> 
 def test_a_camera_with_a_wrong_region_or_mask_does_not_hold_up_the_others(start: Callable[..., Run]) -> None:
     runner = FakeRunner()
     views = {"front": View(region=(0, 0, SIZE[0] + 1, 10))}
-    run = start(runner, "front", "rear", segmenter=CpuSegmenter(runner, views=views))
+    board = Board({"front": 60_000, "rear": 60_000})
+    run = start(runner, "front", "rear", segmenter=CpuSegmenter(runner, views=views), board=board)
     for _ in range(3):
         run.cameras[0].put()
         run.cameras[1].put()
         until(lambda: run.cameras[0]._waiting is None and run.cameras[1]._waiting is None)
     until(lambda: len(run.of("rear")) >= 1 and run.of("front", False))
     assert any(record.reason.startswith("region 73x10") for record in run.of("front", False)) and not run.of("front")
+    [told] = [noted.event for noted in board.events() if noted.event.kind == "trouble"]
+    assert told.camera == "front" and told.message.startswith("region 73x10")
 
 
 def test_batches_hold_pictures_of_several_cameras_of_any_size(start: Callable[..., Run]) -> None:

@@ -83,6 +83,12 @@ def test_too_old_is_invalid_and_has_no_labels() -> None:
     assert fresh.expired(fresh.published_ns + 60_000 * 10**6) and not fresh.expired(fresh.published_ns)
 
 
+def test_the_age_counts_from_the_sensors_time_also_after_the_publication() -> None:
+    record = dataclasses.replace(record_of(max_age_ms=250), captured_ns=10**9, sensor_ns=10**9 - 200_000_000)
+    assert record.age_at_ms(10**9 + 40_000_000) == 240 and not record.expired(10**9 + 40_000_000)
+    assert record.expired(10**9 + 60_000_000)
+
+
 def test_an_invalid_result_keeps_its_reason() -> None:
     result = dataclasses.replace(result_of(), valid=False, reason="the camera is frozen")
     record = record_from(result, SPEC, 250)
@@ -107,7 +113,7 @@ def test_json_holds_all_but_the_pictures() -> None:
     line = json.loads(json.dumps(record.as_json(), allow_nan=False))
     assert line == {
         "camera": "front", "sequence": 5, "valid": True, "reason": "", "captured_ns": 1_000_000, "wall_ns": 2_000,
-        "sensor_ns": 900_000, "published_ns": 21_000_000, "age_ms": 20.0, "max_age_ms": 250, "size": [48, 64],
+        "sensor_ns": 900_000, "published_ns": 21_000_000, "age_ms": 20.1, "max_age_ms": 250, "size": [48, 64],
         "class_shares": line["class_shares"], "unlabelled": 0.25, "seen": 1.0, "drivable": 0.28125,
         "mean_confidence": 0.251, "low_confidence": 1.0, "health": ["dark"], "times_ms": {"infer": 1.235},
         "geometry": line["geometry"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -52,7 +53,7 @@ def test_nothing_is_drawn_until_somebody_asks(monkeypatch: pytest.MonkeyPatch) -
 
 def _stamps(jpeg: Jpeg | None) -> tuple[int | None, int]:
     assert jpeg is not None
-    return jpeg.captured_ns, jpeg.published_ns
+    return jpeg.born_ns, jpeg.published_ns
 
 
 def test_interest_ends_and_takes_the_old_picture_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +71,12 @@ def test_the_picture_is_the_overlay() -> None:
     sink = MjpegSink(SPEC, alpha=0.5)
     sink.latest_jpeg("front")
     record = record_of(3, (240, 320))
+    assert record.captured_ns is not None
+    record = dataclasses.replace(record, sensor_ns=record.captured_ns - 1000)
     sink(record)
     jpeg = sink.latest_jpeg("front")
     assert jpeg is not None and (jpeg.number, jpeg.sequence, jpeg.valid) == (1, 3, True)
-    assert jpeg.captured_ns == record.captured_ns
+    assert jpeg.born_ns == record.sensor_ns
     picture = bgr_from_jpeg(jpeg.data)
     colours = np.array([(b, g, r) for r, g, b in SPEC.palette], np.float64)
     assert record.labels is not None

@@ -90,9 +90,9 @@ def test_labels_and_stamps_are_exact(sink: SharedLabelsSink) -> None:
         assert "nothing has been published" in reader.read().reason
         for sequence, size in enumerate([(20, 30), (1, 1), (480, 640), (20, 30)]):
             labels = generator.integers(0, 256, size, np.uint8)
-            record = dataclasses.replace(
-                record_of(sequence, size, NAME), labels=labels, sensor_ns=123 if sequence else None
-            )
+            record = dataclasses.replace(record_of(sequence, size, NAME), labels=labels)
+            if sequence and record.captured_ns is not None:
+                record = dataclasses.replace(record, sensor_ns=record.captured_ns - 123)
             sink(record)
             found = reader.read()
             np.testing.assert_array_equal(found.labels, labels)
@@ -126,6 +126,8 @@ def test_labels_become_invalid_with_age(sink: SharedLabelsSink) -> None:
     assert not read_labels(NAME, max_age_ms=5).valid  # a consumer may ask for less
     sink(dataclasses.replace(record_of(2, camera=NAME), captured_ns=time.monotonic_ns() - 1_100_000_000))
     assert "at most 1000 ms" in read_labels(NAME).reason  # without a limit of the writer's there is one
+    sink(dataclasses.replace(record_of(3, camera=NAME), sensor_ns=time.monotonic_ns() - 1_100_000_000))
+    assert "at most 1000 ms" in read_labels(NAME).reason  # it came now, and was old already
 
 
 def test_no_signal_is_told(sink: SharedLabelsSink) -> None:
@@ -279,3 +281,18 @@ def test_what_cannot_be_a_name_is_refused() -> None:
     shared = SharedLabelsSink(SPEC, [NAME], prefix="drive-", mode=0o644)
     assert shared_labels.path_of(f"drive-{NAME}").stat().st_mode & 0o777 == 0o644
     shared.close()
+
+
+def test_a_reader_in_a_loop_waits_where_nobody_writes_and_gets_the_first_label_map() -> None:
+    name = f"{NAME}-late"
+    with LabelReader(name) as reader:
+        began = time.monotonic()
+        found = reader.read(after=0, wait_s=0.3)
+        assert not found.valid and found.number == 0 and time.monotonic() - began >= 0.3
+        assert reader.read().number == 0  # without wait_s at once
+        late = SharedLabelsSink(SPEC, [name])
+        try:
+            late(record_of(5, camera=name, max_age_ms=60_000))
+            assert reader.read(after=0, wait_s=PATIENCE_S).sequence == 5
+        finally:
+            late.close()
