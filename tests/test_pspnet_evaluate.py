@@ -90,7 +90,7 @@ def test_the_protocol_says_how_a_figure_was_measured(tiny_checkpoint: Path, tmp_
         "label_size": [360, 480], "labels_sha256": labels_sha256(open_dataset("auto", CAMVID, "val")),
         "mode": "whole image, single scale", "network_size": [96, 96], "fit": "stretch",
         "inference": {"kind": "whole", "scales": [1.0], "flip": False}, "engine": "torch", "precision": "fp32",
-        "artefact": "tiny.pt", "sha256": first["sha256"],
+        "artefact": "tiny.pt", "sha256": first["sha256"], "provenance": None,
     }  # fmt: skip
     assert re.fullmatch("[0-9a-f]{64}", first["sha256"])
     slide = scored(
