@@ -13,8 +13,8 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.spec import NetworkSpec
 from runtime.live_view import WIDEST, LiveView
-from runtime.outlet import Sink
 from runtime.record import Record
+from runtime.view_sink import ViewSink
 
 QUALITY = 80
 INTEREST_NS = 3_000_000_000
@@ -38,14 +38,13 @@ class Jpeg:
     published_ns: int
 
 
-class MjpegSink(Sink):
+class MjpegSink(ViewSink):
     """The newest overlay of each camera as JPEG. cameras: those that are shown before their first record.
 
     alpha: 0 shows the picture, 1 the colours. quality: of the JPEG, 1..100. widest: pixels. `latest_jpeg` and `listen`
     may be called from any thread.
     """
 
-    wants = frozenset({"picture"})
     idle_s: float | None = 0.5
 
     def __init__(
@@ -58,7 +57,7 @@ class MjpegSink(Sink):
     ) -> None:
         if not 1 <= quality <= 100:
             raise PspnetError(f"JPEG quality is {quality}: give 1 to 100")
-        self._view = LiveView(spec, cameras, alpha, widest)
+        super().__init__(LiveView(spec, cameras, alpha, widest))
         self._options = [cv2.IMWRITE_JPEG_QUALITY, quality]
         self._changed = threading.Condition()
         self._newest: dict[str, Jpeg] = {}
@@ -93,19 +92,6 @@ class MjpegSink(Sink):
                 self._listeners.remove(listener)
 
         return end
-
-    def __call__(self, record: Record) -> None:
-        """Draw and encode a record, if somebody wants to see it."""
-        now_ns = time.monotonic_ns()
-        self._view.note(record, now_ns)
-        self._show(record, now_ns)
-        self.idle()
-
-    def idle(self) -> None:
-        """NO SIGNAL in place of pictures that have stopped coming."""
-        now_ns = time.monotonic_ns()
-        for record in self._view.overdue(now_ns):
-            self._show(record, now_ns)
 
     def close(self) -> None:
         """Wake up whoever waits for a picture."""

@@ -17,6 +17,7 @@ from runtime.outlet import Sink
 from runtime.overlay import legend
 from runtime.record import Record
 from runtime.sink import check_video, open_video, writing
+from runtime.view_sink import ViewSink
 
 VIDEO_FPS = 10.0
 PART_S = 600.0
@@ -62,14 +63,13 @@ class LabelRecording(Sink):
         write_whole(self._folder / record.camera / f"{stem_of(record)}.png", record.labels)
 
 
-class VideoRecording(Sink):
+class VideoRecording(ViewSink):
     """DIR/CAMERA_TIME.webm, a new one every `part_s` seconds and where the picture changes its size.
 
     A part is called NAME.partial.webm until it is whole; players show what a power cut leaves of it. fps: pictures that
     come faster are left out, and in gaps the last one stays until NO SIGNAL takes its place.
     """
 
-    wants = frozenset({"picture"})
     live = False
     idle_s: float | None = 0.5
 
@@ -87,7 +87,7 @@ class VideoRecording(Sink):
             raise PspnetError(f"video of {fps:g} pictures a second: give 0.1 to 120")
         self._folder, self._spec, self._fps, self._part_s = Path(folder), spec, fps, part_s
         self._floor_bytes = floor_bytes
-        self._view = LiveView(spec, (), alpha, widest)
+        super().__init__(LiveView(spec, (), alpha, widest))
         self._parts: dict[str, _Part] = {}
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,19 +98,6 @@ class VideoRecording(Sink):
             finally:
                 writer.release()
                 trial.unlink(missing_ok=True)
-
-    def __call__(self, record: Record) -> None:
-        """Draw and encode a record, if its time has come."""
-        now_ns = time.monotonic_ns()
-        self._view.note(record, now_ns)
-        self._show(record, now_ns)
-        self.idle()
-
-    def idle(self) -> None:
-        """NO SIGNAL in place of pictures that have stopped coming."""
-        now_ns = time.monotonic_ns()
-        for record in self._view.overdue(now_ns):
-            self._show(record, now_ns)
 
     def close(self) -> None:
         """Finish all parts; PspnetError where one of them is not whole, after the others are."""

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -14,21 +13,21 @@ import cv2
 from pspnet.errors import PspnetError
 from pspnet.spec import NetworkSpec
 from runtime.live_view import LiveView
-from runtime.outlet import Sink, SinkEnded
+from runtime.outlet import SinkEnded
 from runtime.record import Record
+from runtime.view_sink import ViewSink
 
 QUIT_KEYS = (27, ord("q"))  # Escape
 WIDEST = 1280
 TRIAL, TRIAL_S = "import cv2; cv2.namedWindow('pspnet'); cv2.waitKey(1)", 20.0
 
 
-class WindowSink(Sink):
+class WindowSink(ViewSink):
     """Shows each camera in a window. cameras: those whose windows open at once. alpha: 0 shows the picture, 1 colours.
 
     on_quit: called where somebody presses q or Escape, or closes a window. PspnetError where there is no screen.
     """
 
-    wants = frozenset({"picture"})
     idle_s: float | None = 0.05  # a window that is not served does not even redraw itself
 
     def __init__(
@@ -39,22 +38,13 @@ class WindowSink(Sink):
         on_quit: Callable[[], None] = lambda: None,
     ) -> None:
         check_screen()
-        self._view = LiveView(spec, cameras, alpha, WIDEST)
+        super().__init__(LiveView(spec, cameras, alpha, WIDEST))
         self._on_quit = on_quit
         self._open: set[str] = set()
 
-    def __call__(self, record: Record) -> None:
-        """Show one record."""
-        now_ns = time.monotonic_ns()
-        self._view.note(record, now_ns)
-        self._show(record, now_ns)
-        self.idle()
-
     def idle(self) -> None:
         """Serve the windows; NO SIGNAL in place of pictures that have stopped coming."""
-        now_ns = time.monotonic_ns()
-        for record in self._view.overdue(now_ns):
-            self._show(record, now_ns)
+        super().idle()
         key = cv2.waitKey(1) & 0xFF if self._open else 0xFF
         closed = [name for name in self._open if cv2.getWindowProperty(_title(name), cv2.WND_PROP_VISIBLE) < 1]
         if key in QUIT_KEYS or closed:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pspnet.errors import PspnetError
-from runtime import sink_recording
+from runtime import sink_recording, view_sink
 from runtime.record import Record
 from runtime.sink_recording import VideoRecording
 from tests.live_records import SPEC, record_of
@@ -32,7 +32,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(sink_recording, "time", clock)
+    for module in (sink_recording, view_sink):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
