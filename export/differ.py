@@ -66,6 +66,8 @@ def _references(model: PSPNet, spec: ModelSpec, images: np.ndarray) -> dict[str,
             for handle in handles:
                 handle.remove()
         cells = [F.adaptive_avg_pool2d(features, b).flatten(2) for b in model.head.ppm.bins]
+    if not cells:  # no pyramid
+        return kept
     branches = [kept[f"head.ppm.branches.{k}.0"] for k in range(len(cells))]
     kept["head.cells"] = torch.cat(cells, 2).numpy()
     kept["head.project"] = np.concatenate([b.reshape(*b.shape[:2], -1).ravel() for b in branches])

@@ -44,8 +44,10 @@ class HeadShape:
 
 def shape_of(head: Head) -> HeadShape:
     """The widths of a trained head, on any device."""
-    branch_channels, channels = next(head.ppm.branches.parameters()).shape[:2]
-    head_channels, kernel = (next(head.bottleneck.parameters()).shape[axis] for axis in (0, -1))
+    head_channels, channels, kernel = (next(head.bottleneck.parameters()).shape[axis] for axis in (0, 1, -1))
+    branch_channels = 0
+    if head.ppm.bins:  # the bottleneck reads the branches, too
+        branch_channels, channels = next(head.ppm.branches.parameters()).shape[:2]
     return HeadShape(channels, branch_channels, head_channels, head.classifier.out_channels, head.ppm.bins, kernel)
 
 
@@ -167,7 +169,7 @@ def picture_facts(camera: tuple[int, int], size: tuple[int, int], fit: str) -> d
 
 def text_of(table: dict[str, Any]) -> str:
     """The table as two blocks of aligned lines: the head's cost by size, then the cameras' pictures."""
-    bins = ", ".join(map(str, table["bins"]))
+    bins = ", ".join(map(str, table["bins"])) or "none"
     network = f"{table['backbone']}, output stride {table['output_stride']}, bins {bins}, {table['classes']} classes"
     origin = table["checkpoint"] or "the default network (give a checkpoint for another)"
     costs = [

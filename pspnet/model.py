@@ -25,7 +25,7 @@ def conv_bn_relu(channels: int, out_channels: int, kernel: int) -> nn.Sequential
 class PyramidPooling(nn.Module):
     """Concatenates the map with its means over b x b bins, each reduced by a 1x1 convolution and spread back.
 
-    (N, C, h, w) -> (N, C + len(bins) * branch_channels, h, w)
+    (N, C, h, w) -> (N, C + len(bins) * branch_channels, h, w); without bins, the map itself.
     """
 
     def __init__(self, channels: int, branch_channels: int, bins: tuple[int, ...], align_corners: bool) -> None:
@@ -39,7 +39,7 @@ class PyramidPooling(nn.Module):
         for bin_size, branch in zip(self.bins, self.branches, strict=True):
             cells = branch(F.adaptive_avg_pool2d(features, bin_size))  # (N, branch_channels, b, b)
             context.append(F.interpolate(cells, size=size, mode="bilinear", align_corners=self.align_corners))
-        return torch.cat(context, 1)
+        return torch.cat(context, 1) if self.branches else features
 
 
 class Head(nn.Sequential):

@@ -169,7 +169,7 @@ def _share_within(costs: dict[str, tuple[int, int, int]], groups: Sequence[Group
 
 def _graph(model: PSPNet) -> tp.DependencyGraph:
     """torch-pruning's record of which channels depend on which, from one pass through the network and all aux heads."""
-    side = 32 * max(model.head.ppm.bins)  # a map as large as the largest bin at any output stride
+    side = 32 * max(model.head.ppm.bins, default=1)  # a map as large as the largest bin at any output stride
     picture = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
 
     def heads(network: Any, images: Tensor) -> list[Tensor]:

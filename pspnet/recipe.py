@@ -26,8 +26,8 @@ CHOICES = {
     "amp": ("auto", "off", "bf16", "fp16"),
 }  # fmt: skip
 
-NOT_PART_OF_THE_RESULT = ("workers", "save_every", "patience")
-"""Settings that a resumed run may change: the weights of an epoch do not depend on them."""
+NOT_PART_OF_THE_RESULT = ("workers", "save_every", "patience", "made_with")
+"""What a resumed run may change of its record: the weights of an epoch do not depend on it."""
 
 LARGEST_AUX_WEIGHT = 10.0
 

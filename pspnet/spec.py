@@ -67,7 +67,8 @@ class ModelSpec:
     """Everything about a trained PSPNet except its weights; travels in the checkpoint and in the ONNX metadata.
 
     palette: one RGB triple per class, 0..255. mean, std: RGB, in grey levels 0..255. input_size: (height, width) in
-    pixels. branch_channels: width of each PPM branch; head_channels: width of the 3x3 bottleneck.
+    pixels. bins: of the pyramid, which a network without bins lacks. branch_channels: width of each PPM branch;
+    head_channels: width of the 3x3 bottleneck.
     stem: of a ResNet, one 7x7 convolution, or three 3x3 of 64, 64 and 128 channels ("deep", hszhao/semseg) or 32, 32
     and 64 ("v1c", mmsegmentation). dilation: "semseg" or "contract", see `backbone.Backbone`. aux_stages: stages, 1 to
     4, that an aux head reads in training; mobilenets' are cut where a ResNet's are, at strides 4, 8, 16 and 32.
@@ -105,8 +106,8 @@ class ModelSpec:
         if self.output_stride not in OUTPUT_STRIDES:
             raise PspnetError(f"output stride is {self.output_stride}: it must be 8, 16 or 32")
         self._check_backbone()
-        if not self.bins or min(self.bins) < 1 or len(set(self.bins)) != len(self.bins):
-            raise PspnetError(f"bins are {self.bins}: at least one is needed, all different and 1 or more")
+        if min(self.bins, default=1) < 1 or len(set(self.bins)) != len(self.bins):
+            raise PspnetError(f"bins are {self.bins}: they must be 1 or more and all different")
         if self.fit not in FITS:
             raise PspnetError(f"fit is {self.fit!r}: choose one of {', '.join(FITS)}")
         if not 1 <= len(self.class_names) < IGNORE or len(self.palette) != len(self.class_names):
@@ -199,7 +200,7 @@ def map_size(input_size: tuple[int, int], output_stride: int) -> tuple[int, int]
 
 def check_size(input_size: tuple[int, int], output_stride: int, bins: tuple[int, ...]) -> None:
     """PspnetError where the feature map of `input_size` has fewer rows or columns than the largest bin."""
-    smallest = (max(bins) - 1) * output_stride + 1
+    smallest = (max(bins, default=1) - 1) * output_stride + 1
     if min(input_size) < smallest:
         height, width = (max(side, smallest) for side in input_size)
         raise PspnetError(

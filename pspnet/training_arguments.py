@@ -16,6 +16,10 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser("train", help="train or fine-tune a PSPNet: -o DIR/best.pt")
     add_data(verb, required=True)
     verb.add_argument(
+        "--hold-out", metavar="RULE", default=None,
+        help="validate on a part of the training split, by time (SHARE of each drive, or SHARE:GAP) or by DRIVE,DRIVE",
+    )  # fmt: skip
+    verb.add_argument(
         "-o", "--output", required=True, help="folder for best.pt, last.pt, curves and TensorBoard's events"
     )
     start = verb.add_mutually_exclusive_group()
@@ -52,7 +56,7 @@ def _add_model(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", default=None, help=f"{', '.join(BACKBONES)} (default mobilenet_v2)")
     group.add_argument("--stem", default=None, help=f"of a resnet: {', '.join(STEMS)} (default {STEMS[0]})")
     group.add_argument("--dilation", default=None, help=f"{' or '.join(DILATIONS)} (default {DILATIONS[0]})")
-    group.add_argument("--bins", default=None, help="of the pyramid, default 1,2,3,6")
+    group.add_argument("--bins", default=None, help="of the pyramid, default 1,2,3,6; none leaves it out")
     group.add_argument("--branch-channels", type=int, default=None, help="width of each pyramid branch")
     group.add_argument("--head-channels", type=int, default=None, help="width of the 3x3 bottleneck")
     group.add_argument(
@@ -90,7 +94,11 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     verb = verbs.add_parser("evaluate", help="mIoU of a checkpoint or an ONNX file, on any engine")
     verb.add_argument("artefact", help="best.pt, model.onnx or model.engine")
     add_data(verb, required=True)
-    verb.add_argument("--split", default="val", help="train, val (default), test or all")
+    verb.add_argument("--split", default=None, help="train, val (default), test or all")
+    verb.add_argument(
+        "--hold-out", metavar="RULE", default=None,
+        help="the part of the training split that train --hold-out RULE holds out; own: the rule in the artefact",
+    )  # fmt: skip
     add_engine(verb)
     verb.add_argument("--fit", default=None, help="stretch, letterbox or crop (default: the model's), for --mode whole")
     verb.add_argument(
@@ -108,3 +116,10 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--save", metavar="DIR", help="new folder for the predictions, as a data set")
     verb.add_argument("--worst", type=int, default=0, help="so many of the worst pictures in DIR/worst (default 0)")
     verb.add_argument("--json", help="write the scores here")
+
+
+def add_weights(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet weights`."""
+    verb = verbs.add_parser("weights", help="the checkpoints of the repository, each checked against its model card")
+    verb.add_argument("--folder", default=None, help="with the checkpoints and their cards (default: the repository's)")
+    verb.add_argument("--json", help="write the list here")

@@ -32,18 +32,19 @@ def train(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from pspnet import compression_commands as compression
     from pspnet.checkpoint import replace_spec
-    from pspnet.dataset import open_dataset
     from pspnet.distributed import rank
+    from pspnet.provenance import made_with
     from pspnet.train import train as run
 
     taught = compression.check_distillation(args)
-    dataset = open_dataset(args.dataset, args.data, "train")
-    held_out = open_dataset(args.dataset, args.data, "val")
+    dataset, held_out, division = _data_to_train(args)
     output = Path(args.output)
     if any((output / name).exists() for name in ("best.pt", "last.pt")) and not args.resume:
         raise PspnetError(f"{output} holds a run: go on with --resume, or choose another folder with -o")
     config = _settings(args, dataset)
     spec, model = _model_to_train(args, dataset, config.seed)
+    record = {"made_with": made_with(args)} | ({"hold_out": division.facts()} if division else {})
+    spec = replace_spec(spec, recipe={**spec.recipe, **record})
     validate, draw = _validation(held_out)
     stack, distiller = ExitStack(), None
     if taught:
@@ -62,6 +63,35 @@ def _train(args: argparse.Namespace) -> None:
     print(f"best validation mIoU {result['best_val_miou']:.2f}: {result['checkpoint'] or gone}")
     if args.json and rank() == 0:
         write_json(args.json, result)
+
+
+def _data_to_train(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Pairs to train on, pairs to validate on, and how --hold-out divides the training split (None without it)."""
+    from pspnet.dataset import open_dataset
+    from pspnet.dataset_held_out import hold_out
+
+    dataset = open_dataset(args.dataset, args.data, "train")
+    if not args.hold_out:
+        return dataset, open_dataset(args.dataset, args.data, "val"), None
+    division = hold_out(dataset, args.hold_out)
+    if args.init:
+        _check_unseen(args.init, dataset, division.rule)
+    print(division.text())
+    return division.rest, division.part, division
+
+
+def _check_unseen(checkpoint: str, dataset: Any, rule: str) -> None:
+    """PspnetError where the weights to begin with were trained on what is held out now."""
+    from pspnet.checkpoint import read_checkpoint
+    from pspnet.dataset_held_out import own_rule
+
+    spec, _ = read_checkpoint(checkpoint)
+    if spec.dataset.startswith(f"{dataset.name} ") and (before := own_rule(spec)) != rule:
+        seen = f"with --hold-out {before}" if before else "on the whole training split"
+        raise PspnetError(
+            f"{checkpoint} was trained {seen} of {dataset.name}, so it knows pictures that --hold-out {rule} holds "
+            f"out: begin with weights that were trained with --hold-out {rule}, too"
+        )
 
 
 def _settings(args: argparse.Namespace, dataset: Any) -> TrainConfig:
@@ -129,6 +159,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print and store the scores of one artefact on one split, with the pictures that are asked for."""
     from pspnet.corruptions import names_from_text
     from pspnet.dataset import open_dataset
+    from pspnet.dataset_held_out import own_rule
     from pspnet.files import new_folder
     from pspnet.inference import mode_from_text
     from pspnet.metadata import artefact_sha256
@@ -145,13 +176,20 @@ def evaluate(args: argparse.Namespace) -> None:
     check_outside(args.save, args.json, args.confusion)
     if args.save:
         new_folder(args.save, "--save")
-    dataset, artefact = open_dataset(args.dataset, args.data, args.split), Path(args.artefact)
+    if args.hold_out and args.split not in (None, "train"):
+        raise PspnetError(f"--hold-out is a part of the training split: leave out --split {args.split}")
+    split = args.split or ("train" if args.hold_out else "val")
+    dataset, artefact = open_dataset(args.dataset, args.data, split), Path(args.artefact)
     with open_runner(artefact, args.engine, args.threads) as runner:
         spec = runner.spec
+        division = _division(args, dataset, spec)
+        dataset = division.part if division else dataset
         note = f"labels predicted by {artefact.name}; its training data: {spec.licence or 'not stated'}"
         scores, matrix = evaluation.score(runner, dataset, mode, args.fit, args.save, args.worst, note)
         if corruptions:
             scores["corruptions"] = evaluation.corruption_scores(runner, dataset, mode, corruptions, args.fit)
+        if division:
+            scores["protocol"]["hold_out"] = division.facts() | {"own": own_rule(spec) == division.rule}
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
         scores["protocol"] |= {"provenance": runner.provenance or None}
         scores["protocol"] |= {"artefact": artefact.name, "sha256": artefact_sha256(artefact)}
@@ -166,6 +204,30 @@ def evaluate(args: argparse.Namespace) -> None:
         write_json(args.json, {"kind": "evaluate", **scores})
 
 
+def _division(args: argparse.Namespace, dataset: Any, spec: Any) -> Any:
+    """How --hold-out divides the split that is scored, None without it; says where the artefact may know the part."""
+    from pspnet.dataset_held_out import OWN, hold_out, own_rule, rule_of
+
+    if not args.hold_out:
+        return None
+    rule = rule_of(spec, args.artefact) if args.hold_out == OWN else args.hold_out
+    division = hold_out(dataset, rule)
+    if own_rule(spec) != division.rule:
+        print(f"note: {args.artefact} was not trained with --hold-out {division.rule}: it may know these pictures")
+    return division
+
+
+def weights(args: argparse.Namespace) -> None:
+    """Print the shipped checkpoints; PspnetError where one is not the file that its card speaks of."""
+    from pspnet import shipped
+
+    rows = shipped.shipped(args.folder)
+    if args.json:
+        write_json(args.json, {"kind": "weights", "checkpoints": rows})
+    print(shipped.text_of(rows, Path(args.folder or shipped.FOLDER)))
+    shipped.check(rows)
+
+
 def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, Any]:
     """Spec and model: of a checkpoint (--init), or new with --weights."""
     from pspnet.initialise import model_from_checkpoint, new_model
@@ -177,7 +239,9 @@ def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[
         "head_channels": args.head_channels,
         "aux_stages": None if args.aux_stages is None else _numbers("aux-stages", args.aux_stages, "3,2 or none"),
     }  # fmt: skip
-    bins = _numbers("bins", args.bins, "1,2,3,6") if args.bins else None
+    bins = _numbers("bins", args.bins, "1,2,3,6 or none") if args.bins else None
+    if bins == () and args.branch_channels is not None:
+        raise PspnetError("--branch-channels is the width of the pyramid's branches: leave it out with --bins none")
     if not args.init:
         return new_model(
             dataset, args.backbone, args.output_stride, bins, size or dataset.read(0)[0].shape[:2], args.fit,

@@ -19,6 +19,7 @@ from tests.nets import CAMVID, ROOT
 
 VERBS = [
     "train", "evaluate", "export", "verify", "calibrate", "run", "soak", "bench", "report", "inspect", "doctor", "demo",
+    "weights",
 ]  # fmt: skip
 
 

@@ -8,9 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import IO
 
+import cv2
+import numpy as np
 import pytest
 
 from pspnet.cli import main
@@ -143,7 +147,7 @@ def test_an_engine_that_hangs_does_not_keep_a_stopped_run(tmp_path: Path) -> Non
     [
         ("test://pattern?size=96x128", 10, 70, "memory ran out"),
         ("test://pattern?size=96x128&script=ok 200ms; crash&loop=1", -1, 70, "no camera is left: camera0 failed"),
-        ("csi://0", -1, 2, "no camera is left: camera0 failed"),
+        ("csi://0", -1, 2, "no camera can be used: camera0 failed"),
     ],
 )
 def test_what_a_new_process_may_cure_exits_with_70(
@@ -153,6 +157,42 @@ def test_what_a_new_process_may_cure_exits_with_70(
     _, heard = program.communicate(timeout=60)
     assert program.returncode == code and heard.splitlines()[-1].startswith("pspnet: ") and said in heard
     assert not json.loads((tmp_path / "x.jsonl").read_text().splitlines()[-1])["valid"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--region", "camera0: region 500x10+0+0"), ("--mask", "camera0: its mask is 10x20, its pictures 96x128")],
+)
+def test_a_camera_that_can_never_work_ends_the_run_with_2(option: str, said: str, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    cv2.imwrite(str(mask), np.full((10, 20), 255, np.uint8))
+    value = {"--region": "500x10+0+0", "--mask": mask}[option]
+    arguments = ["test://pattern?size=96x128", "--jsonl", tmp_path / "x.jsonl", option, value, "--seconds", 20]
+    program = start(*arguments)
+    printed, heard = program.communicate(timeout=60)
+    lines = heard.splitlines()
+    assert (
+        program.returncode == 2 and printed == "" and lines[-1].startswith(f"pspnet: no camera can be used: {said}")
+    ), heard
+    assert sum("no camera can be used" in line for line in lines) == 1 and "Traceback" not in heard
+
+
+def test_while_the_engine_loads_the_page_says_so_and_a_stop_does_not_wait() -> None:
+    program = start("test://pattern?size=96x128", "--serve", "127.0.0.1:0", load_s=60)
+    try:
+        assert program.stderr is not None
+        page = next(line.split()[-1] for line in program.stderr if "live page on" in line)
+        await_line(program.stderr, "loading")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{page}readyz", timeout=30)
+        assert (refused.value.code, refused.value.read()) == (503, b"not ready: the engine is loading\n")
+        with urllib.request.urlopen(f"{page}healthz", timeout=30) as answer:
+            assert answer.status == 200
+        program.send_signal(signal.SIGTERM)
+        _, heard = program.communicate(timeout=30)
+        assert program.returncode == 0 and heard == "pspnet: stopped while the engine was loading\n"
+    finally:
+        program.kill()
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -202,6 +242,8 @@ def test_a_password_on_the_command_line_is_warned_about_and_never_shown(tmp_path
         (["m.onnx", "test://pattern", "--token-file", "x"], "--token-file is for the web page"),
         (["m.onnx", "test://pattern", "--window", "--min-confidence", "3"], "min_confidence is 3"),
         (["m.onnx", "test://pattern", "--window", "--seconds", "0"], "seconds is 0"),
+        (["m.onnx", "test://pattern", "--select", "x", "--select-share", "0"], "select_share is 0: give more than 0"),
+        (["m.onnx", "test://pattern", "--window", "--select-share", "0.1"], "select_share is of the frames"),
         (["m.onnx", "--config", "drive.toml"], "the file says which network and cameras run"),
         (["--config", "drive.toml", "--serve"], "--serve stands beside --config: write it into the file"),
         (["--config", "gone.toml"], "cannot read gone.toml"),

@@ -266,3 +266,17 @@ def test_one_candidate_makes_a_page(tmp_path):
     value["source_size"] = None
     page = Page(made(tmp_path, value))
     assert page.tags.count("circle") == 1 and "drive.mp4" in page.words
+
+
+def test_each_engine_on_a_gpu_states_its_own_library(tmp_path, two):
+    first, second = two["candidates"]
+    first["provenance"] = {"torch": "2.11.0", "cuda": "13.0", "gpu": {"name": "GPU One", "compute_capability": "9.0"}}
+    second["provenance"] = {"onnxruntime": "1.31.0", "provider": "CUDAExecutionProvider"}
+    page = made(tmp_path, two)
+    assert "torch 2.11.0 on GPU One, fp32" in page and "openvino 1.31.0, int8" in page
+    second["provenance"] = {"tensorrt": "10.3.0", "gpu": {"name": "GPU Two"}}
+    assert "openvino 10.3.0 on GPU Two, int8" in made(tmp_path, two)
+    for wrong in ({"gpu": "GPU Two"}, {"torch": 2}, ["torch"]):
+        second["provenance"] = wrong
+        with pytest.raises(PspnetError, match=r"provenance.* is needed"):
+            made(tmp_path, two)

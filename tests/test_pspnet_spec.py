@@ -34,7 +34,7 @@ def test_json_round_trip_keeps_every_field() -> None:
     [
         ({"backbone": "vgg"}, "resnet18, resnet34, resnet50, resnet101, mobilenet_v2"),
         ({"output_stride": 4}, "8, 16 or 32"),
-        ({"bins": ()}, "bins"),
+        ({"bins": (-1,)}, "bins"),
         ({"bins": (0, 2)}, "bins"),
         ({"bins": (2, 2)}, "bins"),
         ({"fit": "squeeze"}, "stretch, letterbox, crop"),

@@ -1,8 +1,11 @@
-"""A training run's best.pt as a small file to ship: weights in float16, without what only resuming needs.
+"""A training run's checkpoint as a small file to ship, weights in float16, with its model card.
 
-python weights/pack.py runs/mnv2/best.pt weights/NAME.pt --licence "..." --note "..."
+python weights/pack.py runs/mnv2/last.pt weights/NAME.pt --licence "..." --seeds runs/mnv2-seed1 runs/mnv2-seed2
+python weights/pack.py weights/NAME.pt
 
-Every reader casts the weights back to float32. The aux head stays, because fine-tuning begins with it.
+The second line writes the card again: NAME.md, NAME.json for `pspnet weights`, and NAME.svg where the file has curves.
+What only resuming needs is left out. Every reader casts the weights back to float32. The aux head stays, because
+fine-tuning begins with it. weights/card.py says where a card's facts come from.
 """
 
 from __future__ import annotations
@@ -10,35 +13,104 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.test_log import LOG
 from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
+from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
-from pspnet.files import sha256_of
+from pspnet.files import atomic_path, sha256_of, write_json
+from pspnet.learning_curves import Line, learning_curves
+from weights.card import facts_of, notes_of
+from weights.card_page import page_of
+
+LARGEST_BYTES, LARGEST_SUM = 12_000_000, 24_000_000
+"""Of one shipped file and of all in its folder: a repository is cloned whole."""
 
 
-def main() -> int:
-    """Write the packed checkpoint and print its size and hash."""
+def main(arguments: list[str] | None = None) -> int:
+    """Write the packed checkpoint and its card, or the card alone; print sizes and hash."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("checkpoint")
-    options.add_argument("output")
-    options.add_argument("--licence", required=True, help="of the training data and so of the weights")
+    options.add_argument("checkpoint", help="of a run; or, without OUTPUT, a packed one")
+    options.add_argument("output", nargs="?", help="weights/NAME.pt")
+    options.add_argument("--licence", help="of the training data and so of the weights")
     options.add_argument("--note", default="", help="added to the recipe in the spec")
-    args = options.parse_args()
+    options.add_argument(
+        "--seeds", nargs="+", default=[], metavar="RUN", help="folders of the same recipe's other seeds"
+    )
+    options.add_argument("--log", default=str(LOG), help="default docs/results/test_log.jsonl")
+    args = options.parse_args(arguments)
     try:
-        spec, raw = read_checkpoint(args.checkpoint)
-        recipe = {**spec.recipe, "note": args.note} if args.note else spec.recipe
-        packed = {
-            name: value.half() if value.is_floating_point() and value.ndim > 1 else value  # batch norm stays float32
-            for name, value in raw["model"].items()
-        }
-        save_checkpoint(args.output, replace_spec(spec, licence=args.licence, recipe=recipe), packed)
+        if args.output:
+            packed(args)
+        elif args.licence or args.note or args.seeds:
+            raise PspnetError("--licence, --note and --seeds are for packing: give weights/NAME.pt as the second name")
+        card = write_card(Path(args.output or args.checkpoint), Path(args.log))
     except PspnetError as error:
         print(f"pack.py: {error}", file=sys.stderr)
         return 2
-    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(args.output)}")
+    path = args.output or args.checkpoint
+    print(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(path)}; card {card}")
     return 0
+
+
+def packed(args: argparse.Namespace) -> None:
+    """Write the checkpoint in float16, with the curves of its run and of the other seeds."""
+    if not args.licence:
+        raise PspnetError("a shipped checkpoint states the licence of its data: give --licence")
+    notes_of(Path(args.output).with_suffix(".toml"))  # known before anything is written
+    spec, raw = read_checkpoint(args.checkpoint)
+    if rule := own_rule(spec):
+        raise PspnetError(
+            f"{args.checkpoint} was trained with --hold-out {rule}, to choose a recipe: ship one that was trained on "
+            "everything"
+        )
+    recipe = {**spec.recipe, "note": args.note} if args.note else spec.recipe
+    weights = {
+        name: value.half() if value.is_floating_point() and value.ndim > 1 else value  # batch norm stays float32
+        for name, value in raw["model"].items()
+    }
+    runs = [args.checkpoint, *(str(Path(folder, "last.pt")) for folder in args.seeds)]
+    histories = [history_of(run) for run in runs]
+    output = Path(args.output)
+    with atomic_path(output) as temporary:
+        spec = replace_spec(spec, licence=args.licence, recipe=recipe)
+        save_checkpoint(temporary, spec, weights, histories=[each for each in histories if each["rows"]])
+        others = sum(path.stat().st_size for path in output.parent.glob("*.pt") if path.name != output.name)
+        size = temporary.stat().st_size
+        if size > LARGEST_BYTES or size + others > LARGEST_SUM:
+            raise PspnetError(
+                f"{output} has {size / 1e6:.1f} MB, with the others of its folder {(size + others) / 1e6:.1f} MB: at "
+                f"most {LARGEST_BYTES / 1e6:g} and {LARGEST_SUM / 1e6:g} can be shipped. Ship a smaller network"
+            )
+
+
+def history_of(checkpoint: str) -> dict[str, Any]:
+    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept."""
+    spec, raw = read_checkpoint(checkpoint)
+    beside = Path(checkpoint).with_name("last.pt")
+    if "history" not in raw and beside.is_file():
+        _, raw = read_checkpoint(beside)
+    return {"seed": spec.recipe.get("seed"), "rows": raw.get("history", [])}
+
+
+def write_card(checkpoint: Path, log: Path) -> Path:
+    """NAME.md, NAME.json and, where there are curves, NAME.svg beside the checkpoint; returns the page's path."""
+    facts = facts_of(checkpoint, log)
+    histories, picture = facts.pop("histories"), checkpoint.with_suffix(".svg")
+    if histories:
+        lines = [
+            Line(f"seed {each['seed']}", (tuple(float(row["miou"]) for row in each["rows"]),)) for each in histories
+        ]
+        with atomic_path(picture) as temporary:
+            temporary.write_text(learning_curves(lines, "epoch", "validation mIoU in %"), encoding="utf-8")
+    page = checkpoint.with_suffix(".md")
+    with atomic_path(page) as temporary:
+        temporary.write_text(page_of(facts, picture.name if histories else ""), encoding="utf-8")
+    write_json(checkpoint.with_suffix(".json"), facts)
+    return page
 
 
 if __name__ == "__main__":

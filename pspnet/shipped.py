@@ -1,0 +1,120 @@
+"""The checkpoints that come with the repository, and whether each is the file that its model card speaks of.
+
+A card is two files beside NAME.pt: NAME.md to read, and NAME.json with the same facts; weights/pack.py writes both.
+Nothing here needs torch: a checkpoint is hashed, not loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pspnet.errors import PspnetError
+from pspnet.files import read_json, sha256_of
+from pspnet.wording import counted
+
+FOLDER = Path(__file__).resolve().parents[1] / "weights"
+"""Where they are in a clone of the repository. An installed package has no such folder beside it."""
+
+KIND = "model card"
+WHERE = (
+    "they are no part of the installed package: clone the repository, which has them in weights/, or copy that folder, "
+    "and give it with --folder DIR"
+)
+NEEDED = ("backbone", "output_stride", "input_size", "classes", "parameters", "licence", "test", "precisions")
+SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
+
+Row = dict[str, Any]
+
+
+def shipped(folder: str | Path | None = None) -> list[Row]:
+    """One row per checkpoint of `folder` (default: the repository's), by name; PspnetError where there is none.
+
+    Keys: file, bytes, sha256 (of the file as it is), fault ("" where the card fits), and from the card, else None:
+    backbone, output_stride, input_size, classes (their names), parameters, licence, test (miou, mode, engine,
+    precision, images, name of the published protocol) and precisions (mIoU by precision).
+    """
+    place = Path(folder) if folder is not None else FOLDER
+    names = {path.stem for suffix in ("pt", "json") for path in place.glob(f"*.{suffix}")} if place.is_dir() else set()
+    if not names:
+        raise PspnetError(f"no shipped checkpoints in {place}: {WHERE}")
+    return [_row(place, name) for name in sorted(names)]
+
+
+def _row(folder: Path, name: str) -> Row:
+    path, card = folder / f"{name}.pt", folder / f"{name}.json"
+    facts, fault = _card(card)
+    row: Row = {"file": str(path), "bytes": None, "sha256": None, "fault": fault}
+    row |= {key: facts.get(key) for key in NEEDED}
+    if not path.is_file():
+        return row | {"fault": f"{path} is missing, its card is there: clone the repository again"}
+    row |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    return row | {"fault": fault or _difference(row, facts, card)}
+
+
+def _card(path: Path) -> tuple[Row, str]:
+    """The facts of a card and "", or nothing and what is wrong with it."""
+    rewrite = f"Write it with: python weights/pack.py {path.with_suffix('.pt')}"
+    if not path.is_file():
+        return {}, f"{path} is missing, so nothing says what the file should be. {rewrite}"
+    try:
+        facts = read_json(path, "model card")
+    except PspnetError as error:
+        return {}, f"{error}. {rewrite}"
+    if not isinstance(facts, dict) or facts.get("kind") != KIND or not SHA256.fullmatch(str(facts.get("sha256"))):
+        return {}, f"{path} is no model card. {rewrite}"
+    if missing := [name for name in NEEDED if name not in facts]:
+        return {}, f"{path} is damaged: it lacks {missing[0]}. {rewrite}"
+    return facts, ""
+
+
+def _difference(row: Row, facts: Row, card: Path) -> str:
+    """What is wrong with a file whose card can be read, "" where nothing is."""
+    if row["sha256"] != facts["sha256"]:
+        return (
+            f"{row['file']} is not the file of its card (SHA-256 {row['sha256'][:16]}…, {row['bytes']} bytes; the card "
+            f"says {facts['sha256'][:16]}…, {facts.get('bytes')} bytes): it is damaged or another one. Clone the "
+            "repository again"
+        )
+    page = card.with_suffix(".md")
+    if not page.is_file() or facts["sha256"] not in SHA256.findall(page.read_text(encoding="utf-8", errors="replace")):
+        return f"{page} is missing or speaks of another file: write it with: python weights/pack.py {row['file']}"
+    return ""
+
+
+def text_of(rows: list[Row], folder: Path) -> str:
+    """The list to print: a block per checkpoint, then where they were looked for."""
+    blocks = [_block(row) for row in rows]
+    return "\n\n".join([*blocks, f"{counted(len(rows), 'checkpoint')} in {folder}"])
+
+
+def check(rows: list[Row]) -> None:
+    """PspnetError that names the first fault of the list."""
+    if faults := [row["fault"] for row in rows if row["fault"]]:
+        raise PspnetError(f"{faults[0]}{f' ({len(faults)} files have faults)' if len(faults) > 1 else ''}")
+
+
+def _block(row: Row) -> str:
+    lines = [Path(row["file"]).stem]
+    if row["backbone"] is not None:
+        height, width = row["input_size"]
+        lines.append(
+            f"  network   {row['backbone']} at output stride {row['output_stride']}, {height}x{width}, "
+            f"{counted(len(row['classes']), 'class')}, {row['parameters'] / 1e6:.1f} million parameters"
+        )
+        lines += [f"  test      {_scores(row)}", f"  licence   {row['licence'] or 'of the data: not stated'}"]
+    if row["bytes"] is not None:
+        lines.append(f"  file      {row['file']}, {row['bytes']:,} bytes")
+        lines.append(f"  sha256    {row['sha256']}{'' if row['fault'] else ', as its card says'}")
+    return "\n".join([*lines, *([f"  fault     {row['fault']}"] if row["fault"] else [])])
+
+
+def _scores(row: Row) -> str:
+    test = row["test"]
+    if not test:
+        return "not measured"
+    data = f"{counted(test['images'], 'image')} of {test['name'] or test['dataset']} {test['split']}"
+    others = [f"{name} {miou:.2f}" for name, miou in (row["precisions"] or {}).items() if name != test["precision"]]
+    more = f"; {', '.join(others)}" if others else ""
+    return f"mIoU {test['miou']:.2f} ({test['engine']}, {test['precision']}{more}): {data}, {test['mode']}"

@@ -1,0 +1,192 @@
+"""benchmarks/recipes.py: every recipe and seed on the held-out part, resumed and never repeated, and test untouched."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import recipes, training_parts
+from benchmarks.recipe_file import flags_of, recipes_of
+from benchmarks.recipes import check_flags, main, row_of, text_of
+from pspnet import dataset as datasets
+from pspnet import train_run
+from pspnet.checkpoint import read_checkpoint
+from pspnet.errors import PspnetError
+from tests.drives import write_drives
+from tests.nets import ROOT
+
+FILES = [ROOT / "benchmarks" / "recipes.toml", ROOT / "benchmarks" / "ablations.toml"]
+TOML = """
+[common]
+bins = "1,2"
+output-stride = 32
+crop = 64
+batch = 4
+workers = 0
+weights = "none"
+
+[plain]
+
+[enet]
+class_weights = "enet"
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drives(tmp_path_factory.mktemp("drives") / "data", splits=("train", "val", "test"))
+
+
+@pytest.fixture
+def command(data: Path, tmp_path: Path) -> list[str]:
+    (tmp_path / "r.toml").write_text(TOML)
+    words = ["--data", str(data), "--hold-out", "0.25:1", "--recipes", str(tmp_path / "r.toml"), "--epochs", "2"]
+    return [*words, "--seeds", "3,4", "-o", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json")]
+
+
+def test_a_search(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    opened: set[str] = set()
+    real = datasets.open_unchecked
+    monkeypatch.setattr(datasets, "open_unchecked", lambda n, r, split: opened.add(split) or real(n, r, split))
+    assert main([*command, "--curves", str(tmp_path / "c.svg")]) == 0
+    assert opened == {"train"}
+    table = capsys.readouterr().out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["hold_out"]["rule"] == "0.25:1" and found["seeds"] == [3, 4] and not found["failed"]
+    assert [row["name"] for row in found["recipes"]] == ["plain", "enet"]
+    for row in found["recipes"]:
+        assert [run["seed"] for run in row["runs"]] == [3, 4]
+        last = []
+        for run in row["runs"]:
+            spec, raw = read_checkpoint(tmp_path / "runs" / f"{row['name']}-seed{run['seed']}" / "last.pt")
+            assert spec.recipe["seed"] == run["seed"] and spec.recipe["hold_out"]["rule"] == "0.25:1"
+            assert spec.recipe["class_weights"] == ("enet" if row["name"] == "enet" else "none")
+            assert run["miou"] == pytest.approx([epoch["miou"] for epoch in raw["history"]])
+            assert run["steps"] == 2 * (16 // 4) and run["best"] == max(run["miou"])
+            last.append(raw["history"][-1]["miou"])
+        assert row["mean"] == pytest.approx(np.mean(last)) and row["spread"] == pytest.approx(np.std(last, ddof=1))
+        assert re.search(rf"^{row['name']} +2 +{row['mean']:.2f} ", table, re.MULTILINE)
+    assert (tmp_path / "c.svg").read_text().count("<polyline") == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.pt")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.pt")} == before
+    again = json.loads((tmp_path / "r.json").read_text())["recipes"]
+    assert [row["runs"] for row in again] == [row["runs"] for row in found["recipes"]]
+
+
+def test_ctrl_c_and_the_same_command_goes_on(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    command = [*command, "--only", "plain"]
+    real, calls = train_run.TrainRun._validate, []
+
+    def interrupted(self: Any, *rest: Any) -> None:
+        calls.append(len(self.state.progress.history))
+        if len(calls) == 2:  # seed 3 has an epoch, and is in its second
+            raise KeyboardInterrupt
+        real(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_run.TrainRun, "_validate", interrupted)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+    assert main(command) == 0
+    log = (tmp_path / "runs" / "plain-seed3" / "train.log").read_text()
+    assert "resumed" in log and "after epoch 1 " in log
+    rows = json.loads((tmp_path / "r.json").read_text())["recipes"]
+    assert [len(run["miou"]) for run in rows[0]["runs"]] == [2, 2]
+
+
+def test_a_run_that_fails_does_not_end_the_search(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    real = training_parts.run
+
+    def diverges(arguments: list[str]) -> None:
+        if "enet" in arguments and "3" in arguments:
+            raise PspnetError("the loss is nan")
+        real(arguments)
+
+    monkeypatch.setattr(training_parts, "run", diverges)
+    assert main([*command, "--", "--lr", "0.001"]) == 0
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["failed"] == ["enet, seed 3: the loss is nan"] and "failed: enet, seed 3" in capsys.readouterr().out
+    assert [[run["seed"] for run in row["runs"]] for row in found["recipes"]] == [[3, 4], [4]]
+    assert found["recipes"][1]["spread"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "1,1"], "all different"), (["--seeds", "-1"], "whole numbers"), (["--curves", "c.png"], ".svg"),
+        (["--only", "none"], "no recipe 'none'"), (["--recipes", "quick"], "unknown recipe 'quick'"),
+        (["--recipes", "laptop", "--only", "laptop"], "--only chooses recipes of a file"),
+        (["--recipes", "missing.toml"], "cannot read recipes"), (["--hold-out", "2"], "share must be above 0"),
+        (["--", "--epochs", "3"], "--epochs is this script's own"), (["--", "--lr", "999"], "lr is 999"),
+        (["--", "--nonsense"], "none that `pspnet train` takes"),
+    ],
+)  # fmt: skip
+def test_refusals_before_the_first_run(
+    words: list[str], said: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lr = 1\n", "outside of a table"), ("[a]\nepochs = 3\n", "the same for every recipe"),
+        ("[a]\nhold_out = '0.2'\n", "the same for every recipe"), ("[a]\nlr = [1]\n", "must be a number"),
+        ("[common]\nlr = 1\n", "holds no recipe"), ("[a", "is no TOML file"), ("['../x']\nlr = 1\n", "outside"),
+    ],
+)  # fmt: skip
+def test_files_that_hold_no_recipes(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(PspnetError, match=said):
+        recipes_of(str(tmp_path / "r.toml"))
+
+
+def test_flags_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[common]\nlr = 0.1\n[a]\nlr = 0.2\nchannels-last = false\ncompile = true\n")
+    found = recipes_of(str(tmp_path / "r.toml"))
+    assert flags_of(found["a"]) == ["--lr", "0.2", "--no-channels-last", "--compile"]
+    assert recipes_of("fast,laptop") == {"fast": {"recipe": "fast"}, "laptop": {"recipe": "laptop"}}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_shipped_files_are_taken_by_the_command_line(path: Path) -> None:
+    found = recipes_of(str(path))
+    assert len(found) >= 4
+    check_flags(found, [], (360, 480))
+    with pytest.raises(PspnetError, match="lr is 1000"):
+        check_flags(found, ["--lr", "1000"], (360, 480))
+
+
+def test_the_ablations_are_two_by_two() -> None:
+    found = recipes_of(str(FILES[1]))
+    switched = {(recipe.get("bins"), recipe.get("aux-weights")) for recipe in found.values()}
+    assert switched == {(None, None), (None, "0"), ("none", None), ("none", "0")}
+    rest = [{k: v for k, v in recipe.items() if k not in ("bins", "aux-weights")} for recipe in found.values()]
+    assert all(recipe == rest[0] for recipe in rest)
+
+
+def test_the_best_recipe_comes_first() -> None:
+    def runs(*values: float) -> list[dict[str, Any]]:
+        return [{"last": v, "best": v + 1, "seconds": 60.0} for v in values]
+
+    rows = [row_of("low", {}, runs(10.0, 12.0)), row_of("high", {}, runs(40.0))]
+    lines = text_of(rows, "0.2:5").splitlines()
+    assert lines[1].split() == ["high", "1", "40.00", "-", "40.00", "40.00", "41.00", "1", "min"]
+    assert lines[2].split() == ["low", "2", "11.00", "1.41", "10.00", "12.00", "12.00", "2", "min"]
+
+
+def test_contents_of_files_are_part_of_a_run() -> None:
+    words = ["--weights", "none", f"--init={__file__}", "--teacher", "nowhere.pt"]
+    assert recipes._files_of(words) == [__file__]
