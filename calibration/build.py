@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from calibration import engine_audit
+from calibration import dla, engine_audit
 from calibration.artefacts import table_path
 from calibration.build_candidates import BuildChoice, Candidate, candidates_of, crash_note
 from calibration.build_check import Limits, PictureChoice, Reference, check_float, reference_for, seeded_pictures
@@ -26,6 +26,7 @@ from calibration.build_memory import check_memory, fitted, free_memory
 from calibration.build_race import compared_with_fp16, time_engines
 from calibration.build_sources import source_at
 from calibration.builder import BuildSettings, build_plan, check_parsed, check_settings, routes_of
+from calibration.dla_graph import dla_graph
 from calibration.timing_cache import TimingCache, default_path, power_mode
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, passport_path, sha256_of
@@ -50,11 +51,17 @@ def build(
     output, trt = Path(output), tensorrt_module()
     source = source_at(model)
     check_settings(trt, settings)
+    routes = routes_of(trt)
+    if choice.dla is not None:
+        dla.check_dla(trt, choice)
+        routes = (dla.dla_route(trt),)
     check_folders(output)
     original = source.float_source()
     check_float(source, original, limits)
-    candidates, notes = candidates_of(source, original, choice, routes_of(trt), str(trt.__version__))
+    candidates, notes = candidates_of(source, original, choice, routes, str(trt.__version__))
     with tempfile.TemporaryDirectory() as folder, open_device(choice.device) as device:
+        if choice.dla is not None:
+            dla.check_core(device, choice.dla)
         notes += crash_note(str(trt.__version__), device.compute_capability, settings.optimisation_level)
         notes += newer_than_checked(str(trt.__version__))
         free = free_memory(device)
@@ -100,8 +107,8 @@ class _Workshop:
     def parse(self, candidate: Candidate) -> None:
         """Note why a candidate is left out where TensorRT does not take its graph."""
         try:
-            graph, candidate.graph = candidate.source.graph(candidate.route, candidate.precision)
-            check_parsed(graph, candidate.route, self.device)
+            graph, target = self._graph(candidate)
+            check_parsed(graph, candidate.route, self.device, target is not None)
         except PspnetError as error:
             candidate.left_out = str(error)
 
@@ -111,13 +118,13 @@ class _Workshop:
             return
         started = time.perf_counter()
         try:
-            graph, candidate.graph = candidate.source.graph(candidate.route, candidate.precision)
+            graph, target = self._graph(candidate)
             plan = build_plan(
                 graph, self.settings, candidate.route, candidate.precision, self.device, self.cache,
-                f"build {candidate.name}",
+                f"build {candidate.name}", dla=target,
             )  # fmt: skip
             information = engine_audit.inspector_json(
-                plan, self.device, self.settings.batch, candidate.source.spec.input_size
+                plan, self.device, self.settings.batch, candidate.source.spec.input_size, self.choice.dla
             )
         except PspnetError as error:
             candidate.left_out = str(error)
@@ -127,11 +134,24 @@ class _Workshop:
         _close(path)
         audit = engine_audit.audit(information)
         candidate.plan = path
-        candidate.passport = self._passport(candidate, plan, audit, time.perf_counter() - started)
+        placed = target.facts(information) if target else None
+        candidate.passport = self._passport(candidate, plan, audit, placed, time.perf_counter() - started)
         candidate.passport.save(passport_path(path))
         _close(passport_path(path))
 
-    def _passport(self, candidate: Candidate, plan: bytes, audit: dict[str, Any], seconds: float) -> Passport:
+    def _graph(self, candidate: Candidate) -> tuple[bytes, dla.DlaBuild | None]:
+        """What is built, and the DLA's part in it; the candidate notes where the graph comes from."""
+        if self.choice.dla is None:
+            graph, candidate.graph = candidate.source.graph(candidate.route, candidate.precision)
+            return graph, None
+        graph, candidate.graph, ranges = dla_graph(
+            candidate.source, candidate.route, candidate.precision, self.settings.batch
+        )
+        return graph, dla.DlaBuild(self.choice.dla, ranges)
+
+    def _passport(
+        self, candidate: Candidate, plan: bytes, audit: dict[str, Any], placed: dict[str, Any] | None, seconds: float
+    ) -> Passport:
         source, batch = candidate.source, self.settings.batch
         return Passport(
             plan_sha256=hashlib.sha256(plan).hexdigest(), plan_bytes=len(plan),
@@ -139,8 +159,8 @@ class _Workshop:
             table_sha256=sha256_of(table_path(source.path)) if source.table else None,
             spec=json.loads(source.spec.to_json()), tensorrt=self.version, cuda=self.device.driver_version,
             gpu=gpu_facts(self.device), platform=this_platform(), power_mode=self.power_mode, route=candidate.route,
-            precision=candidate.precision, batch={"min": 1, "opt": batch, "max": batch},
-            layers=audit["by_precision"], audit=audit, accuracy={}, latency={},
+            precision=candidate.precision, batch={"min": batch if placed else 1, "opt": batch, "max": batch},
+            layers=audit["by_precision"], audit=audit, accuracy={}, latency={}, dla=placed,
             settings={
                 **self.settings.facts(), "low_memory": self.choice.low_memory, "graph": candidate.graph,
                 "timing_cache": self.cache.origin,

@@ -22,7 +22,7 @@ class BuildChoice:
     """What is built. precision: one of PRECISIONS, "best", or None for the file's own; route: one of ROUTES or "auto".
 
     compare: build fp16 beside INT8. low_memory: the profile for small boards. timing_cache: its file, None for the
-    user's own. device: number of the GPU.
+    user's own. device: number of the GPU. dla: number of the DLA core that the backbone shall run on, None for none.
     """
 
     precision: str | None = None
@@ -31,6 +31,7 @@ class BuildChoice:
     low_memory: bool = False
     timing_cache: str | None = None
     device: int = 0
+    dla: int | None = None
 
     def __post_init__(self) -> None:
         known = {"precision": (*PRECISIONS, BEST), "route": (*ROUTES, AUTO)}
@@ -39,12 +40,15 @@ class BuildChoice:
                 raise PspnetError(f"{flag} is {value!r}: choose one of {', '.join(values)} with --{flag}")
         if self.device < 0:
             raise PspnetError(f"device is {self.device}: give --device 0 or more")
+        if self.dla is not None and self.dla < 0:
+            raise PspnetError(f"dla is {self.dla}: give --dla 0 or more, the number of a DLA core")
 
     def flags(self, precision: str) -> list[str]:
         """The flags that build an engine of `precision` as this choice did, but for the precision itself."""
         route = [] if self.route == AUTO else ["--route", self.route]
         compare = ["--no-compare"] if precision == "int8" and not self.compare else []
-        return [*route, *compare, *(["--low-memory"] if self.low_memory else [])]
+        dla = ["--dla", str(self.dla)] if self.dla is not None else []
+        return [*route, *compare, *(["--low-memory"] if self.low_memory else []), *dla]
 
 
 @dataclass
@@ -84,7 +88,7 @@ class Candidate:
     def facts(self) -> dict[str, Any]:
         """The candidate as reports state it."""
         built = {"plan_bytes": self.passport.plan_bytes, "build_seconds": self.passport.build_seconds,
-                 "audit": self.passport.audit} if self.passport else {}  # fmt: skip
+                 "audit": self.passport.audit, "dla": self.passport.dla} if self.passport else {}  # fmt: skip
         return {
             "name": self.name, "precision": self.precision, "route": self.route, "graph": self.graph,
             "rival": self.rival, "left_out": self.left_out, "missed": self.missed, "accuracy": self.accuracy,
@@ -108,7 +112,8 @@ def candidates_of(
             f"TensorRT {version} has no {choice.route}ly typed networks (10.x was the last with weak typing): leave "
             "out --route"
         )
-    of = {"int8": source if source.precision == "int8" else None, "fp16": original, "fp32": original}
+    of = {"int8": source if source.precision == "int8" else None, "fp16": original}
+    of["fp32"] = original if choice.dla is None else None  # no DLA has it
     found = [
         Candidate(each, name, route)
         for name in (reversed(PRECISIONS) if precision == BEST else [precision])

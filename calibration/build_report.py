@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calibration import engine_audit
+from calibration import dla, engine_audit
 from calibration.score import MIOU
 from pspnet.wording import counted, duration
 
@@ -16,6 +16,7 @@ def text_of(report: dict[str, Any]) -> str:
     lines = [_headline(report, chosen)]
     lines += [_row(row, row is chosen, report["settings"]["batch"]) for row in rows]
     if chosen:
+        lines += [dla.text_of(chosen["dla"])] if chosen["dla"] else []
         lines.append(f"layers: {engine_audit.text_of(chosen['audit'])}")
         lines.append(_accuracy(chosen["accuracy"]))
     if against := report["against_fp16"]:

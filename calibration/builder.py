@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calibration.build_progress import BuildProgress, cancellable, progress_monitor
 from calibration.timing_cache import TimingCache
@@ -13,6 +13,9 @@ from pspnet.errors import PspnetError
 from pspnet.metadata import INPUT
 from runtime.cuda import Device
 from runtime.tensorrt_library import engine_log, tensorrt_module
+
+if TYPE_CHECKING:
+    from calibration.dla import DlaBuild
 
 STRONG, WEAK = "strong", "weak"
 ROUTES = (STRONG, WEAK)
@@ -87,14 +90,15 @@ def check_settings(trt: Any, settings: BuildSettings) -> None:
 
 def build_plan(
     onnx: bytes | str | Path, settings: BuildSettings, route: str, precision: str, device: Device | None = None,
-    cache: TimingCache | None = None, title: str = "build", quiet: bool = False,
+    cache: TimingCache | None = None, title: str = "build", quiet: bool = False, dla: DlaBuild | None = None,
 ) -> bytes:  # fmt: skip
     """The serialised engine of an ONNX graph with our input, `image` (N, H, W, 3) uint8.
 
     onnx: the graph, for `route` "strong" typed as it shall run, for "weak" typed float32. precision: with weak typing
     the lowest that TensorRT may choose; with strong typing the graph decides. device: whose context is used, None for
-    the current one. cache: of timings, read and written. Ctrl-C cancels. PspnetError with the node and the reason where
-    the parser refuses the graph, and with TensorRT's own words where the build fails.
+    the current one. cache: of timings, read and written. dla: puts the backbone on a DLA core, for which the graph's
+    sizes are all fixed. Ctrl-C cancels. PspnetError with the node and the reason where the parser refuses the graph,
+    and with TensorRT's own words where the build fails.
     """
     trt = tensorrt_module()
     check_settings(trt, settings)
@@ -104,33 +108,35 @@ def build_plan(
 
     def work() -> bytes:
         with device.current() if device else contextlib.nullcontext():
-            return _plan(trt, content, settings, route, precision, cache, progress)
+            return _plan(trt, content, settings, route, precision, cache, progress, dla)
 
     return cancellable(work, progress)
 
 
-def check_parsed(content: bytes, route: str, device: Device) -> None:
+def check_parsed(content: bytes, route: str, device: Device, for_dla: bool = False) -> None:
     """PspnetError with the node and the reason where TensorRT's parser refuses a graph, before anything is built."""
     trt = tensorrt_module()
     _check_route(trt, route)
     log = engine_log(trt)
     with device.current():
         builder = _builder(trt, log)
-        network, parser = _parsed(trt, builder, content, route, log)
+        network, parser = _parsed(trt, builder, content, route, log, for_dla)
         del parser, network, builder  # in this order
 
 
 def _plan(
     trt: Any, content: bytes, settings: BuildSettings, route: str, precision: str, cache: TimingCache | None,
-    progress: BuildProgress,
+    progress: BuildProgress, dla: DlaBuild | None,
 ) -> bytes:  # fmt: skip
     log = engine_log(trt)
     builder = _builder(trt, log)
-    network, parser = _parsed(trt, builder, content, route, log)
+    network, parser = _parsed(trt, builder, content, route, log, dla is not None)
     config = builder.create_builder_config()
     _configure(trt, config, settings, route, precision)
+    if dla:
+        dla.attach(trt, network, config)
     config.progress_monitor = monitor = progress_monitor(trt, progress)
-    if config.add_optimization_profile(_profile(builder, network, settings.batch)) < 0:
+    if not dla and config.add_optimization_profile(_profile(builder, network, settings.batch)) < 0:
         raise PspnetError(f"TensorRT takes no batch of 1 to {settings.batch}: {log.reason()}. Try another --batch")
     if cache:
         cache.attach(trt, config)
@@ -138,6 +144,8 @@ def _plan(
     if plan is None:
         if progress.cancelled:
             raise PspnetError("the build was cancelled; nothing was written")
+        if dla:
+            dla.check_taken(trt)
         raise PspnetError(f"TensorRT {trt.__version__} cannot build the {route}ly typed {precision} engine: "
                           f"{log.reason()}. {_advice(log.errors)}")  # fmt: skip
     if cache:
@@ -162,11 +170,13 @@ def _builder(trt: Any, log: Any) -> Any:
         raise PspnetError(f"TensorRT makes no builder: {reason}") from error
 
 
-def _parsed(trt: Any, builder: Any, content: bytes, route: str, log: Any) -> tuple[Any, Any]:
+def _parsed(trt: Any, builder: Any, content: bytes, route: str, log: Any, for_dla: bool) -> tuple[Any, Any]:
     """The network of a graph, and the parser, which must live as long."""
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # its number differs between 10 and 11
     network = builder.create_network(typed if route == STRONG else 0)
     parser = trt.OnnxParser(network, log)
+    if for_dla and "ADJUST_FOR_DLA" in trt.OnnxParserFlag.__members__:
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse(content):
         raise PspnetError(f"TensorRT {trt.__version__} does not parse the graph: {_parser_errors(parser, log)}")
     return network, parser

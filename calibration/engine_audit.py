@@ -7,6 +7,7 @@ engine "Bindings"; from 11.0 tensors have "Format" and "DataType", and the engin
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -26,19 +27,27 @@ TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format", "Type")
 """Where a type is: of tensors in 11 and in 10, and of weights."""
 MOVING = {"noop", "constant", "constantlayer", "shapehostload", "shuffle", "signal", "wait"}
 """Layers that compute nothing."""
+COPIES = (" to nvm", " from nvm", " copy finish")
+"""How names of copies between GPU and DLA end."""
+FOREIGN = "{ForeignNode["  # what is compiled apart as one layer: for a DLA, or by Myelin for the GPU
 CONVOLUTIONS = ("convolution", "conv", "gemmconvolution")
 LISTED = 5
 
 
-def inspector_json(plan: bytes, device: Device, batch: int, size: tuple[int, int]) -> dict[str, Any]:
+def inspector_json(
+    plan: bytes, device: Device, batch: int, size: tuple[int, int], dla: int | None = None
+) -> dict[str, Any]:
     """What the inspector says of a plan that was built here just now, for pictures of (height, width) `size`.
 
-    A context with a batch is set, because otherwise types read "N/A due to dynamic shapes".
+    A context with a batch is set, because otherwise types read "N/A due to dynamic shapes". dla: the core that it was
+    built for.
     """
     trt = tensorrt_module()
     log = engine_log(trt)
     with device.current():
         runtime = trt.Runtime(log)
+        if dla is not None:
+            runtime.DLA_core = dla
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise PspnetError(f"TensorRT does not load the plan that it has just built: {log.reason()}. Build it again")
@@ -60,10 +69,11 @@ def audit(information: dict[str, Any]) -> dict[str, Any]:
 
     "reformats": layers that only change a tensor's layout or type. "standalone_qdq": quantisations and
     dequantisations that run as kernels of their own. "convolutions", "int8_convolutions": all, and those whose input
-    is INT8. "detailed": whether the inspector told types at all.
+    is INT8. "dla_loadables": parts on a DLA; what is in them the inspector does not tell, so the other figures are of
+    the GPU alone. "detailed": whether the inspector told types at all.
     """
     layers = [layer for layer in information.get("Layers", []) if isinstance(layer, dict)]
-    computing = [layer for layer in layers if not _moves(layer) and not _reformats(layer)]
+    computing = [layer for layer in layers if not (_moves(layer) or _reformats(layer) or _on_dla(layer))]
     convolutions = [layer for layer in computing if _is_convolution(layer)]
     standalone = [layer for layer in layers if _is_qdq(layer)]
     return {
@@ -75,8 +85,18 @@ def audit(information: dict[str, Any]) -> dict[str, Any]:
         "convolutions": len(convolutions),
         "int8_convolutions": sum(precision_of(layer) == "int8" for layer in convolutions),
         "float_convolutions": [_name(layer) for layer in convolutions if precision_of(layer) != "int8"][:LISTED],
-        "io": _io(information),
+        "dla_loadables": sum(map(_on_dla, layers)), "io": _io(information),
     }  # fmt: skip
+
+
+def nodes_on_gpu(information: dict[str, Any]) -> set[str]:
+    """Names of the nodes of the graph that are part of a layer on the GPU which computes."""
+    found: set[str] = set()
+    for layer in (each for each in information.get("Layers", []) if isinstance(each, dict)):
+        if not (_on_dla(layer) or _reformats(layer) or _moves(layer)):
+            found |= {part.strip() for part in re.split(r" \+ | \|\| ", _name(layer))}
+            found |= set(re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.get("Metadata", ""))))
+    return found
 
 
 def precision_of(layer: dict[str, Any]) -> str:
@@ -99,10 +119,14 @@ def text_of(facts: dict[str, Any]) -> str:
     if not facts["detailed"]:
         return f"{counted(facts['layers'], 'layer')}, of which the inspector tells no more than the names"
     precisions = ", ".join(f"{count} {name}" for name, count in facts["by_precision"].items())
-    parts = [f"{counted(facts['layers'], 'layer')} ({precisions})", counted(facts["reformats"], "reformat")]
+    loadables = facts.get("dla_loadables", 0)
+    on_gpu = f"{counted(facts['layers'] - loadables, 'layer')}{' on the GPU' if loadables else ''} ({precisions})"
+    parts = [on_gpu, counted(facts["reformats"], "reformat")]
     if facts["int8_convolutions"] or facts["standalone_qdq"]:
         parts.append(f"{facts['int8_convolutions']} of {counted(facts['convolutions'], 'convolution')} in INT8")
         parts.append(f"{facts['standalone_qdq']} stand-alone Q/DQ")
+    if loadables:
+        parts.append(f"{counted(loadables, 'part')} on the DLA, of which the inspector tells no more")
     return ", ".join(parts)
 
 
@@ -131,7 +155,12 @@ def _kind(layer: dict[str, Any]) -> str:
 
 
 def _moves(layer: dict[str, Any]) -> bool:
-    return _kind(layer) in MOVING
+    return _kind(layer) in MOVING or _name(layer).endswith(COPIES)
+
+
+def _on_dla(layer: dict[str, Any]) -> bool:
+    """Whether a layer is a part of the network on a DLA; Myelin names its parts alike, and they are on the GPU."""
+    return _kind(layer) == "dla" or (_name(layer).startswith(FOREIGN) and "myelin" not in _kind(layer))
 
 
 def _reformats(layer: dict[str, Any]) -> bool:

@@ -21,6 +21,11 @@ def add_build(verbs: argparse._SubParsersAction) -> None:
         "--route", default="auto", help="typing of the network: strong, weak or auto, the faster one (default)"
     )
     verb.add_argument(
+        "--dla", type=int, default=None, metavar="CORE",
+        help="run the backbone on that DLA core of an AGX Orin or Orin NX in fp16 or int8, the rest on the GPU; "
+        "TensorRT 10.3 to 10.7, and 11.4.1 or later; not verified on a board (default: all on the GPU)",
+    )  # fmt: skip
+    verb.add_argument(
         "--compare", action=argparse.BooleanOptionalAction, default=True,
         help="build fp16 beside int8, to tell whether int8 is faster and as good (default)",
     )  # fmt: skip

@@ -42,7 +42,9 @@ def _build_here(args: argparse.Namespace, output: Path) -> int:
     settings = BuildSettings(
         args.batch, args.workspace, None, args.aux_streams, args.optimisation_level, args.tiling
     )  # fmt: skip
-    choice = BuildChoice(args.precision, args.route, args.compare, args.low_memory, args.timing_cache, args.device)
+    choice = BuildChoice(
+        args.precision, args.route, args.compare, args.low_memory, args.timing_cache, args.device, args.dla
+    )  # fmt: skip
     pictures = PictureChoice(args.data, args.dataset, args.split, args.images)
     report = make(args.model, output, settings, choice, pictures, Limits(args.max_miou_drop, args.min_agreement))
     print(text_of(report))

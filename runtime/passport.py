@@ -32,6 +32,8 @@ _INSIDE: dict[str, dict[str, type]] = {
     "batch": {"min": int, "opt": int, "max": int},
 }
 """What the fields that are read by name must hold."""
+_LATER: dict[str, Any] = {"dla": None}
+"""Fields that passports of earlier versions lack, with what that means."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Passport:
     "max" of the optimisation profile. layers: precision -> count. accuracy: the figure's name, the engine's and the
     float network's value, their agreement, images and source, or empty. latency: median and interval in ms, and
     frames. settings: of the build; "asked" has the flags that were given, for `rebuild_command`. built: UTC, ISO 8601;
-    build_seconds: wall time.
+    build_seconds: wall time. dla: None for an engine that is all on the GPU, else "core", the number of "layers" of the
+    backbone there, "loadables", the parts that they form, and "fell_back", the names of its layers on the GPU.
     """
 
     plan_sha256: str
@@ -68,6 +71,7 @@ class Passport:
     built: str
     build_seconds: float
     format: int = FORMAT
+    dla: dict[str, Any] | None = None
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -93,6 +97,7 @@ class Passport:
                 f"passport {path} has format {raw['format']}, this version reads {FORMAT}: update with pip install -U "
                 "pspnet-edge"
             )
+        raw = _LATER | raw
         if fault := _fault(raw):
             raise PspnetError(f"passport {path} is damaged: {fault}. {advice}")
         passport = cls(**raw)
@@ -148,6 +153,8 @@ def _fault(raw: dict[str, Any]) -> str | None:
     for name, inside in _INSIDE.items():
         if lacking := [key for key, kind in inside.items() if not _is(raw[name].get(key), kind)]:
             return f"{name} has no sound {lacking[0]}"
+    if raw["dla"] is not None and (not _is(core := raw["dla"].get("core"), int) or core < 0):
+        return "dla has no sound core"
     if raw["format"] != FORMAT:
         return f"format is {raw['format']}"
     if not _SHA256.fullmatch(raw["plan_sha256"]):

@@ -28,8 +28,10 @@ class PlanTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanIO:
-    """largest_batch: pictures of one run; map_shape: (C, h, w) of the logits; logits_type: how the engine has them."""
+    """smallest_batch, largest_batch: pictures of one run, the same where that is fixed, as for a DLA; map_shape:
+    (C, h, w) of the logits; logits_type: how the engine has them."""
 
+    smallest_batch: int
     largest_batch: int
     map_shape: tuple[int, int, int]
     logits_type: np.dtype
@@ -57,12 +59,12 @@ def checked_io(tensors: dict[str, PlanTensor], passport: Passport, name: str) ->
     PspnetError where they are not image, uint8 (N, H, W, 3), and logits, float32 or float16 (N, C, h, w), in plain
     layout in device memory, with the sizes and the batches in the passport.
     """
-    spec, batch = passport.model_spec, passport.batch["max"]
+    spec, batches = passport.model_spec, (passport.batch["min"], passport.batch["max"])
     kind = tensors[OUTPUT].kind if OUTPUT in tensors else ""
     kind = kind if kind in LOGITS_TYPES else "FLOAT"
     map_shape = (spec.classes, *spec.map_size)
     wanted = {
-        INPUT: PlanTensor("INPUT", "UINT8", (*spec.input_size, 3), "LINEAR", "DEVICE", (1, batch)),
+        INPUT: PlanTensor("INPUT", "UINT8", (*spec.input_size, 3), "LINEAR", "DEVICE", batches),
         OUTPUT: PlanTensor("OUTPUT", kind, map_shape, "LINEAR", "DEVICE"),
     }
     if tensors != wanted:
@@ -70,7 +72,7 @@ def checked_io(tensors: dict[str, PlanTensor], passport: Passport, name: str) ->
             f"{name} has {_text(tensors)}, its passport describes {_text(wanted)}: the passport is of another engine. "
             f"Copy both files again, or build the engine again: {rebuild_command(name, passport)}"
         )
-    return PlanIO(batch, map_shape, LOGITS_TYPES[kind])
+    return PlanIO(*batches, map_shape, LOGITS_TYPES[kind])
 
 
 def _text(tensors: dict[str, PlanTensor]) -> str:

@@ -32,6 +32,8 @@ class TensorRTNetwork:
         self._runner, self._trt, self._engine, self._io = runner, trt, engine, io
         self.name, self.precision, self.device = runner.name, runner.precision, device
         self.largest_batch = io.largest_batch
+        dla = runner.passport.dla
+        self.without_graphs = f"CUDA cannot capture what runs on DLA core {dla['core']}" if dla else ""
         self.on_close: list[Callable[[], None]] = []
         self._contexts: dict[int, Any] = {}
         self._buffers: list[DeviceBuffer] = []
@@ -65,6 +67,7 @@ class TensorRTNetwork:
 
     def prepare(self, count: int, stream: Stream) -> None:
         """Make the context for `count` pictures and run it once, which a capture needs."""
+        count = max(count, self._io.smallest_batch)  # the rest of a fixed batch is what lies there
         if count in self._contexts:
             return
         with self.device.current():
@@ -88,7 +91,7 @@ class TensorRTNetwork:
     def enqueue(self, count: int, stream: Stream) -> None:
         """Put a run into the stream."""
         with self.device.current():
-            if not self._contexts[count].execute_async_v3(stream.handle):
+            if not self._contexts[max(count, self._io.smallest_batch)].execute_async_v3(stream.handle):
                 self._runner.refuse("run")
 
     def capturing(self) -> AbstractContextManager[object]:

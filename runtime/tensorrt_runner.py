@@ -60,7 +60,7 @@ class TensorRTRunner(ClosingRunner):
     @property
     def provenance(self) -> dict[str, Any]:
         """What the engine was built of, by what and for which GPU."""
-        kept = ("tensorrt", "cuda", "gpu", "platform", "power_mode", "route", "batch", "onnx", "table_sha256")
+        kept = ("tensorrt", "cuda", "gpu", "dla", "platform", "power_mode", "route", "batch", "onnx", "table_sha256")
         return {name: getattr(self.passport, name) for name in kept}
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -113,9 +113,20 @@ class TensorRTRunner(ClosingRunner):
         """Make the engine."""
         free_bytes = self._device.memory_bytes()[0]
         self._runtime = self._trt.Runtime(self._log)
+        if self.passport.dla is not None:
+            self._choose_core(self.passport.dla["core"])
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             self.refuse("load", len(plan), free_bytes)
+
+    def _choose_core(self, core: int) -> None:
+        """Say which DLA core the engine is for: TensorRT forgets it, and takes core 0 for each that it loads."""
+        if core >= (cores := int(self._runtime.num_DLA_cores)):
+            raise PspnetError(
+                f"{self.name} was built for DLA core {core}, and here is {counted(cores, 'DLA core')}: build it again "
+                f"without --dla, or on a board that has that core: {rebuild_command(self.name, self.passport)}"
+            )
+        self._runtime.DLA_core = core
 
     def _prepare(self) -> None:
         """Make the context and the buffers of the largest batch, and tell the context once where they are."""
@@ -140,13 +151,14 @@ class TensorRTRunner(ClosingRunner):
     def _run(self, images: np.ndarray, logits: np.ndarray) -> None:
         """One batch: copy in, run, copy out, wait; `logits` (n, C, h, w) float32 is filled."""
         count = len(images)
-        if count != self._batch:
+        run = max(count, self._io.smallest_batch)  # the rest of a fixed batch is what lies there
+        if run != self._batch:
             self._batch = 0  # unknown, should the context refuse the shape
-            if not self._context.set_input_shape(INPUT, images.shape):
-                self.refuse(f"set {counted(count, 'picture')} for")
-            self._batch = count
+            if not self._context.set_input_shape(INPUT, (run, *images.shape[1:])):
+                self.refuse(f"set {counted(run, 'picture')} for")
+            self._batch = run
         self._input.host[:count] = images
-        self._device.copy_to_device(self._input.device, self._input.host[:count], self._stream)
+        self._device.copy_to_device(self._input.device, self._input.host[:run], self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
             self.refuse("run")
         self._device.copy_to_host(self._output.host[:count], self._output.device, self._stream)

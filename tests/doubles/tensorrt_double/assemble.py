@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
 VERSIONS = {"10.3.0": "10.3.0", "11.4.0": "11.4.0.106"}
-SKIPPED = ("__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
+SKIPPED = ("__module__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__", "generations")
 TEMPLATES = (interfaces, network, config, parser, builder, engine, context)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from .dla import placed_nodes
 from .onnx_graph import Graph
 
 
@@ -34,8 +35,7 @@ def check_build(trt: Any, network: Any, config: Any) -> None:
             "Error Code 4: Internal Error (fp16 precision has been set for a layer or layer output, "
             "but fp16 is not configured in the builder)"
         )
-    if config._state.default_device_type == trt.DeviceType.DLA:
-        raise Refused("Error Code 4: API Usage Error (the device type is DLA, and this platform has no DLA cores)")
+    placed_nodes(trt, network, config, Refused)
     for tensor in (*network._state.inputs, *network._state.outputs):
         if not tensor.allowed_formats & 1 << int(trt.TensorFormat.LINEAR):  # TensorRT has more, this double has not
             raise Refused(f"Error Code 10: Internal Error (no implementation of {tensor.name} in the allowed formats)")

@@ -12,6 +12,8 @@ from typing import Any
 from . import plan as plans
 from .build_checks import Refused, flag_set
 from .device import device_identity, free_bytes
+from .dla import placed_nodes
+from .implicit import quantised_graph, scales_from_cache
 from .inspector import stored_layer
 from .layers import Layer, layers_from_graph
 from .onnx_graph import Graph
@@ -31,7 +33,14 @@ def plan_from_network(trt: Any, network: Any, config: Any, progress: Progress) -
     """Time every layer, then put the plan together."""
     graph, state = network._state.graph, config._state
     half = flag_set(trt, config, "FP16")
-    layers = layers_from_graph(graph, half)
+    placed = placed_nodes(trt, network, config, Refused)
+    on_dla = {node.name for node in graph.nodes if id(node) in placed}
+    if state.int8_calibrator is not None and flag_set(trt, config, "INT8"):
+        made = {name for node in graph.nodes if id(node) in placed for name in node.output}
+        on_dla |= {f"{name}.calib.{operator}" for name in made for operator in ("Q", "DQ")}
+        scales = scales_from_cache(trt, state.int8_calibrator)
+        graph = quantised_graph(graph, scales, constrained_nodes(trt, network, config), placed)
+    layers = layers_from_graph(graph, half, on_dla)
     progress.start(BUILD_PHASE, None, 3)
     progress.step(BUILD_PHASE, 0)
     in_worker_thread(lambda: timed(config, layers, progress))
@@ -43,6 +52,7 @@ def plan_from_network(trt: Any, network: Any, config: Any, progress: Progress) -
         **device_identity(),
         "name": network.name,
         "strong": network._state.strong,
+        "dla": bool(on_dla),
         "profiles": state.profiles,
         "verbosity": state.profiling_verbosity.name,
         "hardware_compatibility_level": state.hardware_compatibility_level.name,
@@ -53,6 +63,13 @@ def plan_from_network(trt: Any, network: Any, config: Any, progress: Progress) -
     progress.step(BUILD_PHASE, 2)
     progress.finish(BUILD_PHASE)
     return plans.plan_from_parts(header, graph.model.SerializeToString())
+
+
+def constrained_nodes(trt: Any, network: Any, config: Any) -> set[int]:
+    """Ids of the nodes that must run in half precision."""
+    if not flag_set(trt, config, "OBEY_PRECISION_CONSTRAINTS"):
+        return set()
+    return {id(each._state.node) for each in network._state.layers if each.precision == trt.DataType.HALF}
 
 
 def check_memory(trt: Any, config: Any, layers: list[Layer], graph: Graph) -> None:

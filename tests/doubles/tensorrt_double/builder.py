@@ -9,6 +9,7 @@ from . import plan as plans
 from .build_checks import Refused, check_build
 from .build_steps import Cancelled, Progress, plan_from_network
 from .config import default_settings
+from .dla import LARGEST_BATCH, core_count
 from .engine import new_engine
 from .marks import create, host_memory, only, report, value_property
 
@@ -28,11 +29,11 @@ class Builder:
 
     @property
     def num_DLA_cores(self) -> int:
-        return 0
+        return core_count()
 
     @property
     def max_DLA_batch_size(self) -> int:
-        return 0
+        return LARGEST_BATCH if core_count() else 0
 
     @property
     @only(10)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .device import device_identity
+from .dla import runs_on_dla
 from .marks import create, host_memory, report, value_property
 
 PUBLIC = ("IBuilderConfig", "ITimingCache")
@@ -48,6 +49,7 @@ class IBuilderConfig:
     default_device_type = value_property("default_device_type", "DeviceType")
     engine_capability = value_property("engine_capability", "EngineCapability")
     DLA_core = value_property("DLA_core", "int")
+    int8_calibrator = value_property("int8_calibrator", "IInt8EntropyCalibrator2 | None", (10,))
     flags = value_property("flags", "int")
     tiling_optimization_level = value_property("tiling_optimization_level", "TilingOptimizationLevel", (11,))
     l2_limit_for_tiling = value_property("l2_limit_for_tiling", "int", (11,))
@@ -76,6 +78,21 @@ class IBuilderConfig:
 
     def get_flag(self, flag: BuilderFlag) -> bool:  # noqa: F821
         return bool(self._state.flags >> int(flag) & 1)
+
+    def set_device_type(self, layer: ILayer, device_type: DeviceType) -> None:  # noqa: F821
+        self._state.devices[id(layer._state)] = device_type
+
+    def get_device_type(self, layer: ILayer) -> Any:  # noqa: F821
+        return self._state.devices.get(id(layer._state), self._state.default_device_type)
+
+    def is_device_type_set(self, layer: ILayer) -> bool:  # noqa: F821
+        return id(layer._state) in self._state.devices
+
+    def reset_device_type(self, layer: ILayer) -> None:  # noqa: F821
+        self._state.devices.pop(id(layer._state), None)
+
+    def can_run_on_DLA(self, layer: ILayer) -> bool:  # noqa: F821
+        return runs_on_dla(self._trt, layer, self)  # type: ignore[attr-defined]
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:  # noqa: F821
         self._state.pools[pool.name] = int(pool_size)
@@ -159,6 +176,8 @@ def default_settings(trt: Any) -> dict[str, Any]:
         "default_device_type": trt.DeviceType.GPU,
         "engine_capability": trt.EngineCapability.STANDARD,
         "DLA_core": -1,
+        "devices": {},
+        "int8_calibrator": None,
         "tiling_optimization_level": getattr(trt, "TilingOptimizationLevel", None) and trt.TilingOptimizationLevel.NONE,
         "l2_limit_for_tiling": -1,
         "max_num_tactics": -1,

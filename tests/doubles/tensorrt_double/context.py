@@ -149,6 +149,8 @@ class IExecutionContext:
             return self._refuse("enqueueV3", text)
         if state.needs_memory:
             return self._refuse("enqueueV3", "no device memory: call setDeviceMemoryV2 before enqueueV3")
+        if is_capturing(int(stream_handle)) and state.engine._state.dla_core is not None:
+            return self._refuse("enqueueV3", "operation not permitted when stream is capturing: DLA layers")
         if is_capturing(int(stream_handle)) and state.resolved != state.shapes:
             # What depends on shapes is worked out in the first run, with calls that cannot be captured.
             return self._refuse("enqueueV3", "operation not permitted when stream is capturing: enqueue once before")

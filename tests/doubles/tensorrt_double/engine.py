@@ -11,6 +11,7 @@ import onnx
 from . import plan as plans
 from .context import new_context
 from .device import device_identity
+from .dla import core_count
 from .inspector import engine_information, layer_information
 from .marks import create, host_memory, only, report, value_property
 from .onnx_graph import Graph
@@ -36,7 +37,7 @@ class Runtime:
 
     @property
     def num_DLA_cores(self) -> int:
-        return 0
+        return core_count()
 
     def deserialize_cuda_engine(self, serialized_engine: Buffer) -> Any:  # noqa: F821
         plan = bytes(memoryview(serialized_engine))
@@ -44,10 +45,24 @@ class Runtime:
         try:
             header, onnx_bytes = plans.parts_from_plan(plan)
             check_origin(header, trt.__version__)
+            core = chosen_core(header, self.DLA_core)
         except ValueError as error:
             report(logger, "ERROR", f"IRuntime::deserializeCudaEngine: Error Code 1: {error}")
             return None
-        return new_engine(trt, logger, header, onnx_bytes, plan)
+        return new_engine(trt, logger, header, onnx_bytes, plan, core)
+
+
+def chosen_core(header: dict[str, Any], asked: int) -> int | None:
+    """The DLA core that an engine runs on: core 0 where none was asked for, whatever it was built for, as in TensorRT.
+
+    ValueError where there is no such core; None for an engine that needs none.
+    """
+    if not header["dla"]:
+        return None
+    core = max(asked, 0)
+    if core >= core_count():
+        raise ValueError(f"the engine has DLA layers, and there is no DLA core {core}")
+    return core
 
 
 def check_origin(header: dict[str, Any], version: str) -> None:
@@ -63,7 +78,9 @@ def check_origin(header: dict[str, Any], version: str) -> None:
         raise ValueError(f"The engine plan file is generated on an incompatible device, {text}, please rebuild.")
 
 
-def new_engine(trt: Any, logger: Any, header: dict[str, Any], onnx_bytes: bytes, plan: bytes) -> Any:
+def new_engine(
+    trt: Any, logger: Any, header: dict[str, Any], onnx_bytes: bytes, plan: bytes, core: int | None = None
+) -> Any:
     graph = Graph(onnx.load_model_from_string(onnx_bytes))
     io = [value.name for value in (*graph.inputs, *graph.outputs)]
     return create(
@@ -76,6 +93,7 @@ def new_engine(trt: Any, logger: Any, header: dict[str, Any], onnx_bytes: bytes,
         graph=graph,
         io=io,
         inputs=[value.name for value in graph.inputs],
+        dla_core=core,
     )
 
 

@@ -46,7 +46,7 @@ def stored_layer(layer: Layer, graph: Graph, half: bool) -> dict[str, Any]:
         "LayerType": layer.kind,
         "Inputs": [tensor(name) for name in layer.inputs],
         "Outputs": [tensor(name) for name in layer.outputs],
-        "ParameterType": PARAMETERS[layer.kind],
+        "ParameterType": PARAMETERS.get(layer.kind, layer.kind),
     }
     if layer.origin:
         stored["Origin"] = layer.origin

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from .enums import enumeration
-from .marks import value_property
+from .marks import only, value_property
 
 PUBLIC = (
-    "ILogger", "Logger", "IProgressMonitor", "IProfiler", "Profiler", "IHostMemory", "Dims", "IOptimizationProfile",
-    "init_libnvinfer_plugins", "volume", "nptype",
+    "ILogger", "Logger", "IProgressMonitor", "IInt8Calibrator", "IInt8EntropyCalibrator2", "IProfiler", "Profiler",
+    "IHostMemory", "Dims", "IOptimizationProfile", "init_libnvinfer_plugins", "volume", "nptype",
 )  # fmt: skip
 
 
@@ -64,6 +64,38 @@ class IProgressMonitor:
 
     def phase_finish(self, phase_name: str) -> None:
         raise RuntimeError('Tried to call pure virtual function "nvinfer1::IProgressMonitor::phase_finish"')
+
+
+@only(10)
+class IInt8Calibrator:
+    """Base class of calibrators."""
+
+    __slots__ = ("__weakref__", "_state")
+
+    def __init__(self) -> None:
+        self._state = SimpleNamespace()
+
+
+@only(10)
+class IInt8EntropyCalibrator2(IInt8Calibrator):
+    """Asked for a cache of scales, then for pictures; all four methods are to be overridden."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._state = SimpleNamespace()
+
+    def get_batch_size(self) -> int:
+        raise RuntimeError('Tried to call pure virtual function "IInt8EntropyCalibrator2::get_batch_size"')
+
+    def get_batch(self, names: list) -> Any:
+        raise RuntimeError('Tried to call pure virtual function "IInt8EntropyCalibrator2::get_batch"')
+
+    def read_calibration_cache(self) -> Any:
+        raise RuntimeError('Tried to call pure virtual function "IInt8EntropyCalibrator2::read_calibration_cache"')
+
+    def write_calibration_cache(self, cache: Buffer) -> None:  # noqa: F821
+        raise RuntimeError('Tried to call pure virtual function "IInt8EntropyCalibrator2::write_calibration_cache"')
 
 
 class IProfiler:

@@ -7,6 +7,7 @@ forecast of a real engine: real ones fuse more.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,10 +41,13 @@ class Layer:
 
 
 class Fuser:
-    """Walks the nodes once, in order; `half` says that float32 layers may run in half (the weak mode's FP16 flag)."""
+    """Walks the nodes once, in order; `half` says that float32 layers may run in half (the weak mode's FP16 flag).
 
-    def __init__(self, graph: Graph, half: bool) -> None:
-        self.graph, self.half = graph, half
+    on_dla: names of nodes that run on a DLA; no kernel is of both.
+    """
+
+    def __init__(self, graph: Graph, half: bool, on_dla: Set[str]) -> None:
+        self.graph, self.half, self.on_dla = graph, half, on_dla
         self.taken: set[int] = set()
         self.layers: list[Layer] = []
 
@@ -140,6 +144,8 @@ class Fuser:
         readers = self.graph.consumers.get(name, [])
         if len(readers) != 1 or self.graph.is_output(name) or id(readers[0]) in self.taken:
             return None
+        if (node.name in self.on_dla) != (readers[0].name in self.on_dla):
+            return None
         return readers[0]
 
     def _all_readers_take(self, node: onnx.NodeProto) -> bool:
@@ -152,9 +158,38 @@ class Fuser:
         )
 
 
-def layers_from_graph(graph: Graph, half: bool) -> list[Layer]:
+def loadables(graph: Graph, layers: list[Layer], on_dla: Set[str]) -> list[Layer]:
+    """The same with each run of layers on a DLA as one, as an engine has it."""
+    out: list[Layer] = []
+    run: list[Layer] = []
+    for layer in [*layers, None]:
+        if layer is not None and all(node.name in on_dla for node in layer.nodes):
+            run.append(layer)
+            continue
+        if run:
+            nodes = [node for each in run for node in each.nodes]
+            inside = {id(node) for node in nodes}
+            made = {name for each in run for name in each.outputs}
+            read = [name for each in run for name in each.inputs if name not in made]
+            given = [
+                name
+                for each in run
+                for name in each.outputs
+                if graph.is_output(name) or any(id(reader) not in inside for reader in graph.consumers.get(name, []))
+            ]
+            int8 = any(each.precision == "Int8" for each in run)
+            part = Layer(nodes, list(dict.fromkeys(read)), given, "DLA", "Int8" if int8 else "Half")
+            part.extra["Name"] = f"{{ForeignNode[{nodes[0].name}...{nodes[-1].name}]}}"
+            out.append(part)
+            run = []
+        if layer is not None:
+            out.append(layer)
+    return out
+
+
+def layers_from_graph(graph: Graph, half: bool, on_dla: Set[str] = frozenset()) -> list[Layer]:
     """Layers in the order of the network, with copies between formats where kernels need them."""
-    layers = Fuser(graph, half).fused()
+    layers = loadables(graph, Fuser(graph, half, on_dla).fused(), on_dla)
     made: dict[str, str] = {}
     out: list[Layer] = []
     for layer in layers:

@@ -58,6 +58,7 @@ class ILayer:
     name = value_property("name", "str")
     metadata = value_property("metadata", "str")
     type = value_property("type", "LayerType", read_only=True)
+    precision = value_property("precision", "DataType", (10,))
 
     @property
     def num_inputs(self) -> int:
@@ -155,6 +156,10 @@ def fill_network(network: Any, graph: Any) -> None:
             type=trt.LayerType.__members__[LAYER_TYPES.get(node.op_type, "ELEMENTWISE")],
             inputs=[tensor(name) for name in node.input if name and name not in graph.constants],
             outputs=[tensor(name) for name in node.output if name],
+            precision=trt.DataType.FLOAT,
+            graph=graph,
+            node=node,
+            strong=state.strong,
         )
         for index, node in enumerate(graph.nodes)
     ]
