@@ -30,8 +30,7 @@ from runtime.bench_report import stamped
 from runtime.cuda import Device, Graph, Module, Stream, open_device
 from runtime.cuda_pictures import MOST_CLASSES
 from runtime.cuda_tables import uploaded
-from runtime.kernel_cache import OPTIONS, architecture
-from runtime.nvrtc import open_nvrtc
+from runtime.kernel_cache import compiled
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "python benchmarks/kernel_floor.py"
@@ -165,9 +164,7 @@ class Floor:
 
 def floor_module(device: Device) -> Module:
     """SOURCE for this GPU."""
-    nvrtc = open_nvrtc(device.driver_version)
-    options = (f"--gpu-architecture={architecture(device.compute_capability, nvrtc)}", *OPTIONS)
-    return device.load_module(nvrtc.cubin(SOURCE, "kernel_floor.cu", options))
+    return device.load_module(compiled("kernel_floor", SOURCE, device.compute_capability, device.driver_version))
 
 
 def captured(device: Device, stream: Stream, launch: Launch) -> Graph:

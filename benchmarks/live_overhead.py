@@ -1,6 +1,7 @@
 """Times what the live loop adds to the engine, from a camera's mailbox to a sink that does nothing.
 
 python benchmarks/live_overhead.py model.onnx                 an exported network on the CPU
+python benchmarks/live_overhead.py --backbone resnet18        the same with random weights, output stride 8
 python benchmarks/live_overhead.py --engine-ms 30             an engine that only takes this long, 19 classes at 1/8
 
 One test:// camera in its own process, one outlet. Per frame, in ms: service, from the picture being taken to the sink
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +34,7 @@ from pspnet.spec import ModelSpec, size_from_text
 from runtime.bench_report import stamped
 from runtime.camera import Camera
 from runtime.camera_settings import CameraSettings
+from runtime.frame import Frame, Segmentation
 from runtime.live import LiveSettings, run_live
 from runtime.outlet import Outlet, Sink
 from runtime.pipeline import percentiles
@@ -41,7 +44,7 @@ from runtime.runner import ClosingRunner, Runner, open_runner
 from runtime.segmenter import CpuSegmenter
 
 CLASSES, STRIDE = 19, 8
-WARM_UP = 20
+WARM_UP = 10
 MOST_SHARE, MOST_MS = 0.05, 5.0
 """The goal: overhead below this share of the service time, or below so many milliseconds where that is more."""
 
@@ -51,6 +54,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("artefact", nargs="?", help="checkpoint or ONNX file; without it --engine-ms")
     options.add_argument("--engine-ms", type=float, help="an engine that takes so long, in place of an artefact")
+    options.add_argument("--backbone", help="a network with random weights, in place of an artefact")
     options.add_argument("--size", default="512x1024", help="HxW of the pictures, and of the network of --engine-ms")
     options.add_argument("--format", default="bgr", help="bgr, nv12, yuyv or uyvy")
     options.add_argument("--fps", type=float, default=30.0)
@@ -61,8 +65,8 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--json", help="write the figures here")
     args = options.parse_args()
-    if (args.artefact is None) == (args.engine_ms is None):
-        options.error("give an artefact or --engine-ms")
+    if sum(choice is not None for choice in (args.artefact, args.engine_ms, args.backbone)) != 1:
+        options.error("give an artefact, --backbone or --engine-ms")
     try:
         result = stamped(measured(args), "python benchmarks/live_overhead.py")
         if args.json:
@@ -92,11 +96,26 @@ class FixedRunner(ClosingRunner):
         return self._logits
 
 
-class Stopwatch(Sink):
-    """Notes the times of every valid record when it arrives; `done` is called after enough of them."""
+class EndingSegmenter(CpuSegmenter):
+    """Calls `done` inside of its last call, so that no call of a slow engine is under way when everything stops."""
 
-    def __init__(self, frames: int, done: Callable[[], None]) -> None:
-        self._frames, self._done = frames, done
+    def __init__(self, runner: Runner, with_confidence: bool, calls: int, done: Callable[[], None]) -> None:
+        super().__init__(runner, with_confidence=with_confidence)
+        self._left, self._done = calls, done
+
+    def segment(self, frames: list[Frame]) -> list[Segmentation]:
+        """As CpuSegmenter's."""
+        made = super().segment(frames)
+        self._left -= 1
+        if self._left == 0:
+            self._done()
+        return made
+
+
+class Stopwatch(Sink):
+    """Notes the times of every valid record when it arrives."""
+
+    def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
     def __call__(self, record: Record) -> None:
@@ -112,21 +131,15 @@ class Stopwatch(Sink):
             {"service": service_ms, "engine": times["infer"], "overhead": service_ms - times["infer"], "age": age_ms}
             | rest
         )
-        if len(self.rows) >= self._frames:
-            self._done()
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Percentiles of every quantity, and whether the goal is met."""
     size = size_from_text(args.size)
-    runner: Runner = (
-        FixedRunner(size, args.engine_ms)
-        if args.artefact is None
-        else open_runner(args.artefact, args.engine, args.threads)
-    )
+    runner, network = opened(args, size)
     with runner:
         rounds = [one_round(runner, size, args) for _ in range(args.rounds)]
-        facts = {"network": Path(runner.name).name, "engine": runner.engine, "precision": runner.precision}
+        facts = {"network": network, "engine": runner.engine, "precision": runner.precision}
     figures = {
         quantity: {mark: median(each[quantity][mark] for each in rounds) for mark in ("p50", "p90", "p99")}
         for quantity in rounds[0]
@@ -140,12 +153,29 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def opened(args: argparse.Namespace, size: tuple[int, int]) -> tuple[Runner, str]:
+    """What is to be timed, and its name."""
+    if args.engine_ms is not None:
+        runner: Runner = FixedRunner(size, args.engine_ms)
+        return runner, runner.name
+    if args.artefact is not None:
+        return open_runner(args.artefact, args.engine, args.threads), Path(args.artefact).name
+    from benchmarks.int8_speed import random_checkpoint
+    from export.exporter import export
+
+    wanted = argparse.Namespace(size=args.size, output_stride=STRIDE)
+    with tempfile.TemporaryDirectory() as folder:
+        artefact = Path(folder) / f"{args.backbone}.onnx"
+        export(random_checkpoint(args.backbone, wanted, Path(folder)), artefact)
+        return open_runner(str(artefact), args.engine, args.threads), f"{args.backbone}, random weights"
+
+
 def one_round(runner: Runner, size: tuple[int, int], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Percentiles of one run of the live loop, the first frames left out."""
     uri = f"test://pattern?size={size[0]}x{size[1]}&fps={args.fps:g}&format={args.format}&code=0"
     stop = threading.Event()
-    watch = Stopwatch(WARM_UP + args.frames, stop.set)
-    segmenter = CpuSegmenter(runner, with_confidence=args.confidence)
+    watch = Stopwatch()
+    segmenter = EndingSegmenter(runner, args.confidence, WARM_UP + args.frames, stop.set)
     post = Postprocess(runner.spec, min_confidence=0.5 if args.confidence else None)
     camera = Camera(dataclasses.replace(CameraSettings("camera", uri), max_age_ms=10_000, frozen_after_s=0))
     run_live([camera], segmenter, [Outlet(watch, "stopwatch")], LiveSettings(), stop, post)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import itertools
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export.half_parity import prove_half
 from export.naming import name_after_modules
 from export.parity import prove
 from export.pyramid import FixedPyramidPooling, FoldedHead
+from pspnet.batch_norm import without_batch_norm
 from pspnet.checkpoint import load_model, replace_spec
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path
@@ -28,13 +27,14 @@ from pspnet.model import PSPNet
 from pspnet.spec import ModelSpec
 from runtime.fp16_typing import fp16_from_fp32, half_path
 
-Network = TypeVar("Network", bound=nn.Module)
 FORMS = ("folded", "fixed")
 OPSET = 18  # per-channel Q/DQ needs 13; the exporter's own opset is 18; TensorRT 10.3 reads up to 20
 
 
 class FixedNetwork(nn.Module):
     """A trained PSPNet as a network for one input size; form: of the head, "folded", "fixed", or "naive", as trained.
+
+    Without bins there is no pyramid to rewrite: the head is as trained in every form.
 
     Pictures (N, H, W, 3) uint8 RGB -> logits (N, classes, h, w) and the head's input, features (N, C, h, w).
     """
@@ -45,11 +45,11 @@ class FixedNetwork(nn.Module):
         super().__init__()
         plain = fold_batch_norm(model)
         self.backbone, head = plain.backbone, plain.head
-        if form == "folded":
+        if form == "folded" and spec.bins:
             self.head: nn.Module = FoldedHead(head, spec.map_size)
         else:
             self.head = head
-            if form == "fixed":
+            if form == "fixed" and spec.bins:
                 head.add_module("ppm", FixedPyramidPooling(head.ppm, spec.map_size))
         # The mean is subtracted from the pixels, so that the convolution's zero padding stays the mean colour, as in
         # training; the division by std moves into its weights.
@@ -80,7 +80,7 @@ def export(
     spec = replace_spec(spec, input_size=size or spec.input_size, fit=fit or spec.fit)
     graph = onnx_from_model(model, spec, form)
     with atomic_path(output) as temporary:
-        proof = {"head": form} | prove(model, spec, graph, pictures or [])
+        proof = {"head": form if spec.bins else "plain"} | prove(model, spec, graph, pictures or [])
         attach_spec(graph, spec, precision="fp32", proof=proof)
         onnx.checker.check_model(graph, full_check=True)
         onnx.save(graph, temporary)
@@ -115,19 +115,6 @@ def onnx_from_model(model: PSPNet, spec: ModelSpec, form: str = "folded") -> onn
 def fold_batch_norm(model: PSPNet) -> PSPNet:
     """A float64 copy in eval mode in which every batch norm is folded into the convolution before it."""
     return without_batch_norm(copy.deepcopy(model).double())
-
-
-def without_batch_norm(network: Network) -> Network:
-    """A copy of a network or a part of one, in eval mode, with every batch norm folded, in the network's own type."""
-    folded = copy.deepcopy(network).eval()
-    for parent in folded.modules():
-        children = list(parent.named_children())
-        for (before, conv), (name, norm) in itertools.pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, before, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, name, nn.Identity())
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    return folded
 
 
 def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:

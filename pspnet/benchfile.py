@@ -8,6 +8,7 @@ from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import read_json
+from pspnet.wording import ENGINE_LIBRARIES
 
 TEXT, NUMBER, INTEGER = "text", "a number or null", "a whole number"
 STAGES = ("capture", "pre", "infer", "labels", "sink")
@@ -20,7 +21,8 @@ _CANDIDATE = {
     "name": TEXT, "artefact": TEXT, "engine": TEXT, "precision": TEXT, "file_bytes": NUMBER, "network_size": [INTEGER],
     "fit": TEXT, "service_ms": (_PERCENTILES,), "stages_ms": (dict.fromkeys(STAGES, (_PERCENTILES,)),),
     "throughput_fps": (_INTERVAL,), "ratio_to_first": (_INTERVAL,), "scores": (_SCORES,), "pictures": [TEXT],
-    "palette": ({"*": [INTEGER]},), "provenance": ({"tensorrt": TEXT, "gpu": {"name": TEXT}},),
+    "palette": ({"*": [INTEGER]},),
+    "provenance": ({**dict.fromkeys(ENGINE_LIBRARIES, (TEXT,)), "gpu": ({"name": TEXT},)},),
 }  # fmt: skip
 _BENCH = {
     "created": TEXT, "command": TEXT, "version": TEXT, "rounds": INTEGER, "frames_per_round": INTEGER,
@@ -65,6 +67,8 @@ def read_bench(path: str | Path) -> dict[str, Any]:
         if isinstance(candidate, dict):
             candidate.setdefault("palette", None)
             candidate.setdefault("provenance", None)
+            if isinstance(candidate["provenance"], dict):  # each engine states its own library
+                candidate["provenance"] = {**dict.fromkeys((*ENGINE_LIBRARIES, "gpu")), **candidate["provenance"]}
         _check(candidate, _CANDIDATE, f"candidates[{i}]", path)
         _check_range(candidate, f"candidates[{i}]", path)
     return bench | {"path": Path(path)}

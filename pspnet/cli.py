@@ -30,7 +30,7 @@ EXTRAS = {
 
 INPUTS = (
     "artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher",
-    "data", "unlabelled", "config", "list", "mask",
+    "data", "unlabelled", "config", "list", "mask", "folder",
 )  # fmt: skip
 ADVICE = {
     errno.ENAMETOOLONG: "Give it a shorter name",
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = _parsed(arguments)
         _check_values(args)
+        args.words = list(sys.argv[1:] if arguments is None else arguments)  # what a checkpoint says of its making
         folder = FOLDERS.get(args.command, "")
         files = [name for name in OUTPUTS if name != folder and (args.command, name) not in EITHER]
         check_outputs(_paths(args, INPUTS), _paths(args, files), _paths(args, [folder]))
@@ -177,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
     training_arguments.add_train(verbs)
     training_arguments.add_evaluate(verbs)
     training_arguments.add_prune(verbs)
+    training_arguments.add_weights(verbs)
     artefact_arguments.add_export(verbs)
     artefact_arguments.add_verify(verbs)
     artefact_arguments.add_calibrate(verbs)

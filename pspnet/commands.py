@@ -43,6 +43,8 @@ def run_files(args: argparse.Namespace) -> None:
         summary = segment_stream(source, segmenter, sinks, limit=args.limit)
     summary |= {"source": source.name, "artefact": Path(args.artefact).name}
     summary |= {"engine": runner.engine, "precision": runner.precision, "provenance": runner.provenance or None}
+    if segmenter.without_kernels:
+        summary["without_kernels"] = segmenter.without_kernels
     if args.json:
         write_json(args.json, summary)
     service = summary["service_ms"]

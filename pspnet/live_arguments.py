@@ -10,7 +10,7 @@ FOR_FILES = ("limit", "list", "shard")
 """Arguments of run that are about files, and so are left out beside cameras."""
 FOR_CAMERAS = (
     "serve", "token_file", "window", "shared_labels", "select", "callback", "min_confidence", "max_age_ms", "sync",
-    "mask", "seconds", "allow_gstreamer", "keep_free",
+    "mask", "seconds", "allow_gstreamer", "keep_free", "select_share",
 )  # fmt: skip
 """Arguments of run that are about cameras, and so are left out beside files."""
 BESIDE_CONFIG = ("config", "check", "seconds", "json")
@@ -78,6 +78,10 @@ def _add_cameras(group: argparse._ArgumentGroup) -> None:
         "--shared-labels", default=None, metavar="NAME", help="labels in shared memory NAME-CAMERA, for other programs"
     )
     group.add_argument("--select", default=None, metavar="DIR", help="keep doubtful frames with labels, for training")
+    group.add_argument(
+        "--select-share", type=float, default=None, metavar="SHARE",
+        help="of --select: the doubtful part of a frame at least, of what the network looks at (default 0.05)",
+    )  # fmt: skip
     group.add_argument(
         "--callback", default=None, metavar="MODULE:FUNCTION", help="call a Python function with every record"
     )

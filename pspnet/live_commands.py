@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def soak(args: argparse.Namespace) -> int:
     """Cameras that fail by chance for a while; 1 where something grew, or an old label map was published as valid."""
+    from runtime.bench_report import stamped
     from runtime.service import run_as_service
     from runtime.soak import SoakSettings, text_of
     from runtime.soak import soak as work
@@ -52,7 +53,7 @@ def soak(args: argparse.Namespace) -> int:
     if report:
         print(text_of(report))
         if args.json:
-            write_json(args.json, report)
+            write_json(args.json, stamped({"kind": "soak", **report}))
         for line in report["exceeded"]:
             print(f"pspnet: {line}", file=sys.stderr)
     return code or int(bool(report and report["exceeded"]))

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from pspnet.benchfile import STAGES
-from pspnet.wording import counted
+from pspnet.wording import counted, engine_facts
 
 ABSENT = "not measured"
 
@@ -95,8 +95,8 @@ def classes(candidates: Sequence[Candidate]) -> str:
 
 def detail(c: Candidate) -> str:
     """What tells a candidate from others of the same artefact: engine, precision and, where needed, its bench file."""
-    made = c["provenance"]
-    engine = f"{c['engine']} {made['tensorrt']} on {made['gpu']['name']}" if made else c["engine"]
+    _, version, gpu = engine_facts(c["provenance"] or {})
+    engine = " ".join(part for part in (c["engine"], version, f"on {gpu}" if gpu else "") if part)
     return ", ".join(part for part in (engine, c["precision"], c["file"]) if part)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+ENGINE_LIBRARIES = {"tensorrt": "TensorRT", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+
 
 def counted(number: int, thing: str) -> str:
     """1 step, 2 steps, 3 classes, 4 mixes."""
@@ -24,3 +29,10 @@ def own_version() -> str:
         return version("pspnet-edge")
     except PackageNotFoundError:
         return "checkout, not installed"
+
+
+def engine_facts(provenance: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Library, its version, and GPU, of what a runner on a GPU states as its provenance; "" for what it does not."""
+    name = next((name for name in ENGINE_LIBRARIES if provenance.get(name)), "")
+    gpu = provenance.get("gpu") or {}
+    return ENGINE_LIBRARIES.get(name, ""), str(provenance.get(name) or ""), str(gpu.get("name") or "")

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pspnet.doctor import machine
-from pspnet.wording import own_version
+from pspnet.wording import engine_facts, own_version
 
 
 def stamped(result: dict[str, Any], program: str = "pspnet") -> dict[str, Any]:
@@ -42,9 +42,15 @@ def print_table(result: dict[str, Any]) -> None:
         medians = [f"{entry['stages_ms'][stage]['p50']:8.2f}" for stage in stages]
         print(f"{entry['name']:{width}}  {' '.join(medians)}")
     scores = entries[0]["scores"]
-    gpus = {f", {p['gpu']['name']} (TensorRT {p['tensorrt']})" for entry in entries if (p := entry.get("provenance"))}
+    gpus = {gpu_text(entry["provenance"]) for entry in entries if entry.get("provenance")}
     images = f"; mIoU on {scores['protocol']['images']} images of {scores['protocol']['split']}" if scores else ""
     print(
         f"{result['rounds']} interleaved rounds of {result['frames_per_round']} frames of {result['source']}, "
         f"{result['threads']} threads, {result['machine']['cpu']}{''.join(sorted(gpus))}{images}"
     )
+
+
+def gpu_text(provenance: dict[str, Any]) -> str:
+    """ ", NVIDIA H100 (TensorRT 10.3.0)" """
+    library, version, gpu = engine_facts(provenance)
+    return f", {gpu} ({library} {version})" if gpu else f", {library} {version}"

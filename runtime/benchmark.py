@@ -140,6 +140,7 @@ def _figures(candidate: Candidate, first: Candidate) -> dict[str, Any]:
     return {
         "name": candidate.name, "artefact": candidate.path.name, "engine": candidate.runner.engine,
         "precision": candidate.runner.precision, "provenance": candidate.runner.provenance or None,
+        "without_kernels": candidate.segmenter.without_kernels,
         "file_bytes": stored_bytes(candidate.path),
         "sha256": artefact_sha256(candidate.path), "network_size": list(spec.input_size),
         "fit": candidate.segmenter.fit, "palette": dict(zip(spec.class_names, map(list, spec.palette), strict=True)),

@@ -1,20 +1,34 @@
-"""CUDA's part of `pspnet doctor`: the driver, the Python packages for it, and the GPUs as they open."""
+"""CUDA's part of `pspnet doctor`: driver, Python packages, the GPUs as they open, and the compiler of our kernels."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 from pspnet.doctor import MISSING, NOTE, OK, Check, has_nvidia_gpu
 from pspnet.errors import PspnetError
 
 TOPIC = "CUDA"
 NEEDED_BY = "build, and every command on a TensorRT engine (.engine)"
+KERNELS_FOR = "run and bench on a GPU: without it they resize pictures and make labels on the CPU"
+INSTALL_NVRTC = (
+    "on a Jetson apt-get install nvidia-jetpack; elsewhere pip install nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 "
+    "where the driver has CUDA 12"
+)
 NO_GPU = "of use on an NVIDIA GPU only"
 
 
+class Gpu(NamedTuple):
+    """A GPU that opens, and the CUDA of its driver."""
+
+    compute_capability: tuple[int, int]
+    driver_version: str
+
+
 def checks() -> list[Check]:
-    """A line for the driver, one for each backend, one for each GPU that opens or says why it does not."""
+    """A line for the driver, each backend, each GPU that opens or says why it does not, and NVRTC."""
     try:
         from runtime import cuda_backend, cuda_driver
     except ImportError:  # of numpy, which has its own line
@@ -23,8 +37,9 @@ def checks() -> list[Check]:
     try:
         cuda_driver.driver_library()
     except PspnetError as error:
-        return [_failed("driver", error), *lines]
-    return [Check(TOPIC, "driver", OK, "libcuda.so.1 can be loaded"), *lines, *_devices()]
+        return [_failed("driver", error), *lines, _compiler([])]
+    devices, gpus = _devices()
+    return [Check(TOPIC, "driver", OK, "libcuda.so.1 can be loaded"), *lines, *devices, _compiler(gpus)]
 
 
 def _backends(known: ModuleType) -> list[Check]:
@@ -50,13 +65,14 @@ def _backends(known: ModuleType) -> list[Check]:
     return lines
 
 
-def _devices() -> list[Check]:
+def _devices() -> tuple[list[Check], list[Gpu]]:
     from runtime.cuda import backend_name, device_count, open_device
 
-    lines = []
+    lines: list[Check] = []
+    gpus: list[Gpu] = []
     try:
         if backend_name() is None:
-            return []
+            return [], []
         for index in range(device_count()):
             with open_device(index) as device:
                 free, total = (count / 2**30 for count in device.memory_bytes())
@@ -67,9 +83,36 @@ def _devices() -> list[Check]:
                     f"{device.driver_version}"
                 )
             lines.append(Check(TOPIC, f"GPU {index}", OK, detail))
+            gpus.append(Gpu(device.compute_capability, device.driver_version))
     except PspnetError as error:
         lines.append(_failed(f"GPU {len(lines)}", error))
-    return lines
+    return lines, gpus
+
+
+def _compiler(gpus: Sequence[Gpu]) -> Check:
+    """NVRTC: which one, whether it knows the GPUs here, and where the machine code is kept."""
+    from runtime import kernel_cache, nvrtc
+
+    folder = kernel_cache.default_folder()
+    try:
+        found = nvrtc.open_nvrtc(gpus[0].driver_version if gpus else f"{max(nvrtc.NAMES)}.0")
+        for gpu in gpus:
+            kernel_cache.check_known(gpu.compute_capability, found)
+        known = found.architectures()
+    except PspnetError as error:
+        if not gpus:  # so nothing is known of a driver, either
+            mark, use = (MISSING, "") if has_nvidia_gpu() else (NOTE, f"; {NO_GPU}")
+            return Check(TOPIC, "NVRTC", mark, f"not installed{use}", KERNELS_FOR, INSTALL_NVRTC)
+        what, _, fix = str(error).partition(". ")
+        if all(kernel_cache.all_kept(*gpu) for gpu in gpus):
+            return Check(TOPIC, "NVRTC", NOTE, f"{what}; not needed as long as the kernels are in {folder}", fix=fix)
+        return Check(TOPIC, "NVRTC", MISSING, what, KERNELS_FOR, fix)
+    names = ", ".join(dict.fromkeys("sm_{}{}".format(*gpu.compute_capability) for gpu in gpus))
+    here = f", with this machine's {names}" if gpus else ""
+    version = nvrtc.version_text(found.version)
+    return Check(
+        TOPIC, "NVRTC", OK, f"{version}, for sm_{known[0]} to sm_{known[-1]}{here}; kernels are kept in {folder}"
+    )
 
 
 def _failed(name: str, error: PspnetError) -> Check:

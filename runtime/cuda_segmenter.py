@@ -42,6 +42,8 @@ class CudaSegmenter:
     CPU's copy of pictures that do not lie in a camera's own memory.
     """
 
+    without_kernels = ""
+
     def __init__(
         self, network: DeviceNetwork, fit: str | None = None, region: Region | None = None,
         views: Mapping[str, View] | None = None, with_confidence: bool = False, batch: int | None = None,
@@ -57,7 +59,7 @@ class CudaSegmenter:
             raise ValueError(f"{slots} slots: one is written while another is read, so there are 2 or more")
         self.runner, self.spec, self.batch, self.with_confidence = network, network.spec, batch, with_confidence
         self.fit = fit or self.spec.fit
-        self.without_graphs = "" if graphs else "they were not asked for"
+        self.without_graphs = network.without_graphs if graphs else "they were not asked for"
         self._view, self._views = View(self.fit, region), dict(views or {})
         self._turn, self._closed = threading.Lock(), False
         self._seen: dict[tuple[object, ...], None] = {}

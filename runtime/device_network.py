@@ -16,6 +16,7 @@ class DeviceNetwork(Protocol):
 
     largest_batch: most pictures of one run. input_address: of the pictures, (largest_batch, H, W, 3) uint8 RGB.
     on_close: what is called first when the network is closed, before anything that a graph may hold is freed.
+    without_graphs: why its work cannot be captured into a CUDA graph, "" where it can.
     """
 
     name: str
@@ -25,6 +26,7 @@ class DeviceNetwork(Protocol):
     largest_batch: int
     input_address: int
     on_close: list[Callable[[], None]]
+    without_graphs: str
 
     @property
     def spec(self) -> NetworkSpec: ...

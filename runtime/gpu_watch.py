@@ -14,14 +14,15 @@ from runtime.telemetry import Telemetry
 
 
 class GpuWatch:
-    """Watches the GPU inside of its `with` block where the segmenter is on one."""
+    """Watches the GPU inside of its `with` block where the network is on one."""
 
     def __init__(self, segmenter: AnySegmenter, telemetry: Telemetry) -> None:
-        self._segmenter = segmenter if isinstance(segmenter, CudaSegmenter) else None
+        self._segmenter = segmenter
+        self._on_gpu = isinstance(segmenter, CudaSegmenter) or bool(segmenter.without_kernels)
         self._power, self._stack = PowerWatch(telemetry), ExitStack()
 
     def __enter__(self) -> GpuWatch:
-        if self._segmenter is not None:
+        if self._on_gpu:
             self._stack.enter_context(self._power)
         return self
 
@@ -32,19 +33,22 @@ class GpuWatch:
 
     def facts(self) -> dict[str, Any] | None:
         """For --json; None on a CPU."""
-        if self._segmenter is None:
+        if not self._on_gpu:
             return None
-        return {
-            "name": self._segmenter.runner.device.name, "power": self._power.summary(),
-            "without_graphs": self._segmenter.without_graphs, "copied": self._segmenter.picture_refusals,
-        }  # fmt: skip
+        facts = {"power": self._power.summary(), "without_kernels": self._segmenter.without_kernels}
+        if isinstance(self._segmenter, CudaSegmenter):
+            return {
+                "name": self._segmenter.runner.device.name, **facts,
+                "without_graphs": self._segmenter.without_graphs, "copied": self._segmenter.picture_refusals,
+            }  # fmt: skip
+        return {"name": (self._segmenter.runner.provenance.get("gpu") or {}).get("name"), **facts}
 
     def tell(self) -> None:
-        """Print the figures, and what makes the run slower than it could be."""
-        if self._segmenter is None:
-            return
-        if line := self._power.line():
+        """Print the figures, and what makes the run slower than it could be, but what was told at its begin."""
+        if self._on_gpu and (line := self._power.line()):
             print(line)
+        if not isinstance(self._segmenter, CudaSegmenter):
+            return
         if reason := self._segmenter.without_graphs:
             print(f"pspnet: without CUDA graphs: {reason}", file=sys.stderr)
         for camera, reason in self._segmenter.picture_refusals.items():

@@ -20,6 +20,10 @@ INSTALL = (
 )
 
 
+class CannotCompile(PspnetError):
+    """NVRTC is missing, broken, or does not know the GPU."""
+
+
 class Nvrtc:
     """One NVRTC library. version: (major, minor) of its CUDA."""
 
@@ -38,9 +42,9 @@ class Nvrtc:
         return list(known)
 
     def cubin(self, source: str, name: str, options: tuple[str, ...]) -> bytes:
-        """Machine code of a source, for the one GPU that the options say. PspnetError with the compiler's first error.
+        """Machine code of a source, for the one GPU that the options say.
 
-        name: what the errors call the source.
+        name: what the errors call the source. CannotCompile with the compiler's first error.
         """
         program = ctypes.c_void_p()
         self._call(
@@ -51,7 +55,7 @@ class Nvrtc:
             if self._library.nvrtcCompileProgram(program, len(options), given):
                 log = self._text(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0").decode()
                 lines = [line for line in log.splitlines() if "error" in line] or log.splitlines()
-                raise PspnetError(
+                raise CannotCompile(
                     f"NVRTC {version_text(self.version)} does not compile {name} with {' '.join(options)}: "
                     f"{lines[0] if lines else 'it says nothing'}. Install NVRTC of CUDA 11.8 or later"
                 )
@@ -70,27 +74,31 @@ class Nvrtc:
         if code := getattr(self._library, function)(*arguments):
             said = self._library.nvrtcGetErrorString
             said.restype = ctypes.c_char_p
-            raise PspnetError(f"{function} failed: {said(code).decode()}. Install NVRTC again")
+            raise CannotCompile(f"{function} failed: {said(code).decode()}. Install NVRTC again")
 
 
 def open_nvrtc(driver_version: str) -> Nvrtc:
-    """The newest NVRTC here whose machine code the driver takes; PspnetError saying what to install where none is.
+    """The newest NVRTC here whose machine code the driver takes; CannotCompile saying what to install where none is.
 
     driver_version: CUDA of the driver, "12.6", as `Device.driver_version`. A driver takes code of later minor versions,
     not of later major ones.
     """
     major = int(driver_version.partition(".")[0])
-    usable = [known for known in sorted(NAMES, reverse=True) if known <= major]
-    for candidate in usable:
+    for candidate in usable_majors(driver_version):
         if (library := _opened(candidate)) is not None:
             return Nvrtc(library)
     newer = [known for known in NAMES if known > major and any(_files(known))]
     found = f"that of CUDA {newer[0]} is too new for it, and there is no other" if newer else "there is none here"
     package = "pip install nvidia-cuda-nvrtc" + ("" if major >= 13 else f"-cu{major}")
-    raise PspnetError(
+    raise CannotCompile(
         f"the kernels have to be compiled by NVRTC, and the driver has CUDA {driver_version}: {found}. "
         + INSTALL.format(major=major, minor=driver_version.partition(".")[2] or 0, package=package)
     )
+
+
+def usable_majors(driver_version: str) -> list[int]:
+    """Major versions of CUDA whose machine code a driver takes, the newest first."""
+    return [known for known in sorted(NAMES, reverse=True) if known <= int(driver_version.partition(".")[0])]
 
 
 def version_text(version: tuple[int, int]) -> str:

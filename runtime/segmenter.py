@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from runtime.runner import Runner
 
 AT_CAMERA = {"logits": labels.from_logits_at_camera, "labels": labels.from_labels_at_camera}
 """Labels at the camera's pixels of what a runner gives."""
+
+MOST_CAMERAS = 32
+"""Cameras, or recordings of a list, whose memory is kept for their next frame."""
 
 Region = tuple[int, int, int, int]
 
@@ -43,7 +47,10 @@ class CpuSegmenter:
     infinity.
 
     Results keep their memory for as long as anybody refers to it; after that the next frames use it again.
+    without_kernels: why it is not a CudaSegmenter though the network is on a GPU, "" where nothing is amiss.
     """
+
+    without_kernels = ""
 
     def __init__(
         self,
@@ -69,7 +76,7 @@ class CpuSegmenter:
         self.fit = fit or self.spec.fit
         self._view = View(self.fit, region)
         self._views = dict(views or {})
-        self._memories: dict[str, _Memory] = {}
+        self._memories: OrderedDict[str, _Memory] = OrderedDict()
         self._input = np.empty((batch, *self.spec.input_size, 3), np.uint8)
 
     def geometry(self, camera_size: tuple[int, int], source: str = "") -> Geometry:
@@ -91,6 +98,8 @@ class CpuSegmenter:
     def _segment(self, frames: list[Frame]) -> list[Segmentation]:
         stamps = [time.perf_counter_ns()]
         geometries = []
+        while len(self._memories) > MOST_CAMERAS:
+            self._memories.popitem(last=False)
         for place, frame in enumerate(frames):
             geometries.append(self._prepare(frame, self._input[place]))
             stamps.append(time.perf_counter_ns())
@@ -111,6 +120,7 @@ class CpuSegmenter:
     def _prepare(self, frame: Frame, network: np.ndarray) -> Geometry:
         """Fill `network` (h, w, 3) with what the network sees of the frame; returns where it saw it."""
         memory = self._memories.setdefault(frame.source, _Memory())
+        self._memories.move_to_end(frame.source)
         geometry = memory.geometry
         if geometry is None or geometry.camera_size != frame.size:
             geometry = self.geometry(frame.size, frame.source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pspnet.batch_norm import without_batch_norm
 from pspnet.errors import PspnetError
 from pspnet.spec import ModelSpec
 from runtime.cuda import Device, Stream
@@ -22,12 +22,12 @@ WARM_UP = 2  # runs: the first loads and tries out kernels, the second shows tha
 
 
 class TorchNetwork:
-    """A PSPNet in float16 and channels_last, whose input and logits stay where they are.
+    """A PSPNet in float16 and channels_last without batch norm, whose input and logits stay where they are.
 
     device: on which our kernels run; it is closed with the network. place: the same for PyTorch.
     """
 
-    engine, precision = "torch-cuda", "fp16"
+    engine, precision, without_graphs = "torch-cuda", "fp16", ""
 
     def __init__(self, model: nn.Module, spec: ModelSpec, name: str, device: Device, place: torch.device) -> None:
         self.name, self.spec, self.device, self.largest_batch = name, spec, device, LARGEST_BATCH
@@ -36,8 +36,7 @@ class TorchNetwork:
         self._pool: Any = None
         try:
             with refusals(name):
-                half = copy.deepcopy(model).eval().to(device=place, dtype=torch.float16)
-                self._model: nn.Module | None = half.to(memory_format=torch.channels_last)
+                self._model: nn.Module | None = half_network(model, place)
                 self._input = torch.zeros((LARGEST_BATCH, *spec.input_size, 3), dtype=torch.uint8, device=place)
                 shape = (LARGEST_BATCH, spec.classes, *spec.map_size)
                 self._logits = torch.zeros(shape, dtype=torch.float16, device=place)
@@ -102,6 +101,15 @@ class TorchNetwork:
     def _settle(self) -> None:
         """Wait until the weights are there: they came by another stream than ours."""
         torch.cuda.synchronize(self._place)
+
+
+def half_network(model: nn.Module, place: torch.device) -> nn.Module:
+    """A copy for inference: batch norm folded in the weights' own type, then float16 and channels_last.
+
+    After folding, no statistics are left that float16 could not hold.
+    """
+    half = without_batch_norm(model).to(device=place, dtype=torch.float16)
+    return half.to(memory_format=torch.channels_last)
 
 
 def fastest() -> AbstractContextManager[object]:

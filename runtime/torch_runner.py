@@ -56,7 +56,7 @@ class TorchRunner(ClosingRunner):
 
     def at_size(self, size: tuple[int, int]) -> TorchRunner:
         """The same weights for pictures of another (height, width); PspnetError where it is too small for the bins."""
-        smallest = (max(self.spec.bins) - 1) * self.spec.output_stride + 1
+        smallest = (max(self.spec.bins, default=1) - 1) * self.spec.output_stride + 1
         if min(size) < smallest:
             raise PspnetError(
                 f"an input of {size[0]}x{size[1]} is too small: this network needs sides of {smallest} or more. "

@@ -147,6 +147,38 @@ def small_engine(trt: ModuleType, small_plans: dict[str, Any], small_onnx: Path,
     return path
 
 
+@pytest.fixture
+def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our kernels as g++ makes them, for the driver double."""
+    from tests import cpu_kernels
+
+    cpu_kernels.use_on_cpu(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def balanced_onnx(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_onnx` with a classifier that lets every class win somewhere."""
+    from tests.segmenter_cases import balanced
+
+    return balanced(small_onnx, tmp_path_factory.mktemp("balanced") / "net.onnx")
+
+
+@pytest.fixture
+def balanced_engine(balanced_onnx: Path, trt: ModuleType, tmp_path: Path) -> Path:
+    """A float32 engine of `balanced_onnx` for 1 to 3 pictures, built by `trt`."""
+    from tests.segmenter_cases import engine_of
+
+    return engine_of(balanced_onnx, tmp_path / "net.engine", trt)
+
+
+@pytest.fixture(params=["integrated", "card"])
+def memory_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cuda_double: CudaDouble) -> str:
+    """Whether the CPU and the GPU of the double share their memory."""
+    monkeypatch.setenv("CUDA_DOUBLE_INTEGRATED", str(int(request.param == "integrated")))
+    cuda_double.reset()
+    return request.param
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip `gpu` tests by name where there is no GPU for them: PyTorch's own, or one that CUDA opens."""
     for item in items:

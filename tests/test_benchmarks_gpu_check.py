@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_steps
 from pspnet.files import sha256_of
-from runtime import cuda_kernels, kernel_cache
+from runtime import kernel_cache
 from runtime.passport import Passport, passport_path
 from tests import cpu_kernels
 from tests.doubles.cuda_driver import CudaDouble, library_folder, reason_unavailable
@@ -31,19 +29,6 @@ def gpu(cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     return cuda_double
 
 
-def keep_kernels_of_the_cpu(cache: Path) -> None:
-    """What g++ makes of our kernels in the cache of a subprocess, which therefore compiles none for a GPU."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ to compile the kernels with")
-    nvrtc = kernel_cache.open_nvrtc("13.0")
-    options = (f"--gpu-architecture={kernel_cache.architecture((8, 7), nvrtc)}", *kernel_cache.OPTIONS)
-    cache.mkdir(parents=True)
-    for name in cuda_kernels.FUNCTIONS:
-        code = cpu_kernels.library(name)
-        file = kernel_cache.file_name(name, kernel_cache.source(name), options, nvrtc.version)
-        (cache / file).write_bytes(hashlib.sha256(code).digest() + code)
-
-
 def checked(folder: Path, *arguments: str) -> tuple[int, dict]:
     """Exit code and the file that was written."""
     target = folder / "gpu.json"
@@ -51,7 +36,15 @@ def checked(folder: Path, *arguments: str) -> tuple[int, dict]:
     return code, json.loads(target.read_text())
 
 
-def test_steps_without_their_library_are_listed(gpu: CudaDouble, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These steps alone."""
+    monkeypatch.setattr(gpu_check, "STEPS", {name: gpu_steps.STEPS[name] for name in names})
+
+
+def test_steps_without_their_library_are_listed(
+    gpu: CudaDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cpu_kernels.without_nvrtc(monkeypatch, tmp_path / "cache")
     code, found = checked(tmp_path)
     assert code == 0 and found["kind"] == "gpu-check"
     assert found["gpu"]["name"] == "CPU double" and found["gpu"]["compute_capability"] == "8.7"
@@ -59,26 +52,28 @@ def test_steps_without_their_library_are_listed(gpu: CudaDouble, tmp_path: Path,
     assert found["libraries"]["tensorrt"].startswith("not installed") and found["libraries"]["numpy"][0].isdigit()
     assert found["command"].startswith("python benchmarks/gpu_check.py") and found["machine"]["cores"] >= 1
     reasons = {name: step["reason"] for name, step in found["steps"].items() if step["outcome"] == "not run"}
-    assert list(reasons) == list(gpu_check.STEPS) == ["tests", "engines", "bench"]
+    assert list(reasons) == list(gpu_check.STEPS) == ["tests", "kernels", "frame", "torch", "engines", "bench"]
+    assert "NVRTC" in reasons["kernels"] and reasons["frame"] == reasons["kernels"]
+    assert reasons["torch"].startswith("torch with CUDA: ") and reasons["torch"].endswith(" sees no GPU")
+    assert all(step["seconds"] >= 0 for step in found["steps"].values())
     assert (
         reasons["tests"].startswith("a GPU for the tests, all of which say: skipped: ")
         and "TensorRT is not installed" in reasons["engines"]
     )
     assert "an engine to measure" in reasons["bench"]
-    assert "engines not run: TensorRT is not installed" in capsys.readouterr().out
+    assert "engines not run (0 s): TensorRT is not installed" in capsys.readouterr().out
 
 
 def test_engines_are_built_and_measured(
     gpu: CudaDouble, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    only(monkeypatch, "engines", "bench")
     install(monkeypatch, "11.4.0")
-    keep_kernels_of_the_cpu(tmp_path / "cache" / "pspnet-edge" / "kernels")
+    cpu_kernels.keep_in(tmp_path / "cache" / "pspnet-edge" / "kernels", kernel_cache.open_nvrtc("13.0").version)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "doubles" / "tensorrt_11_4"))
     code, found = checked(tmp_path, str(small_onnx), "--rounds", "3", "--frames", "1")
     assert code == 0
-    assert {name: step["outcome"] for name, step in found["steps"].items()} == {
-        "tests": "not run", "engines": "ran", "bench": "ran",
-    }  # fmt: skip
+    assert {name: step["outcome"] for name, step in found["steps"].items()} == {"engines": "ran", "bench": "ran"}
     engine = tmp_path / "work" / "small.engine"
     assert Passport.load(passport_path(engine)).tensorrt.startswith("11.4.0")
     built = found["steps"]["engines"]["engines"][small_onnx.name]
@@ -92,15 +87,16 @@ def test_engines_are_built_and_measured(
 def test_a_step_that_fails_is_told_and_the_others_go_on(
     gpu: CudaDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "no_torch", lambda: "")
-    monkeypatch.setattr(gpu_check, "CHECKPOINT", tmp_path / "none.pt")
+    only(monkeypatch, "tests", "bench")
+    monkeypatch.setattr(gpu_steps, "no_torch", lambda: "")
+    monkeypatch.setattr(gpu_steps, "CHECKPOINT", tmp_path / "none.pt")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_one.py").write_text(
         "import pytest\npytestmark = pytest.mark.gpu\ndef test_good(): ...\ndef test_bad(): assert 1 == 2\n"
         "def test_other(): pytest.skip('no such GPU')\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
-    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_steps, "ROOT", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     code, found = checked(tmp_path)
     assert code == 1
@@ -108,6 +104,7 @@ def test_a_step_that_fails_is_told_and_the_others_go_on(
     assert (tests["outcome"], tests["passed"], tests["failed"], tests["skipped"]) == ("failed", 1, 1, 1)
     assert tests["tests"]["tests.test_one.test_bad"] == "failed: assert 1 == 2"
     assert tests["tests"]["tests.test_one.test_other"] == "skipped: no such GPU"
+    assert set(tests["shown"]) == set(gpu_steps.CLAIMS) and "passed" not in tests["shown"].values()
     assert bench["outcome"] == "failed" and "none.pt is no file" in bench["reason"]
 
 

@@ -12,31 +12,21 @@ import pytest
 from benchmarks import kernel_floor
 from benchmarks.kernel_stages import frame_stages
 from pspnet.errors import PspnetError
-from runtime.cuda import Device, Module, open_device
+from runtime.cuda import open_device
 from runtime.kernel_cache import OPTIONS
 from runtime.nvrtc import open_nvrtc
-from tests import cpu_kernels
-from tests.doubles.cuda_driver import CudaDouble, kernel_library
+from tests import benchmarks_on_cpu
+from tests.benchmarks_on_cpu import FLOOR_KERNELS
+from tests.doubles.cuda_driver import CudaDouble
 from tests.nets import ROOT
 
 BANDWIDTHS_GB_PER_S = (68, 204.8, 3350)
-FLOOR_KERNELS = ("nothing", "move", "multiply_add")
 
 
 @pytest.fixture
 def on_cpu(cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CudaDouble:
     """The double with all kernels as g++ makes them, and a benchmark that repeats nothing."""
-    cpu_kernels.use_on_cpu(monkeypatch)
-
-    def module(device: Device) -> Module:
-        listed = "".join(f"\nDOUBLE_KERNEL({kernel})" for kernel in FLOOR_KERNELS)
-        source = f"#include <cmath>\n{kernel_floor.SOURCE}{listed}\n"
-        return device.load_module(kernel_library(source, tmp_path))
-
-    monkeypatch.setattr(kernel_floor, "floor_module", module)
-    monkeypatch.setattr(kernel_floor, "REPEATS", 2)
-    monkeypatch.setattr(kernel_floor, "WARM_UP", 0)
-    monkeypatch.setattr(kernel_floor, "PEAK_BLOCKS", 1)
+    benchmarks_on_cpu.kernels_on_cpu(monkeypatch, tmp_path)
     return cuda_double
 
 

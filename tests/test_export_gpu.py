@@ -20,6 +20,7 @@ WORSE_THAN_SIMULATED = 2.0  # times the simulation's error: kernels sum in anoth
 @pytest.mark.gpu
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet18"])
 def test_the_gpu_is_no_further_from_float32_than_the_simulation(backbone: str) -> None:
+    pytest.importorskip("onnxsim", reason="onnxsim is not installed")
     spec, model = random_model(backbone, 8, (180, 240))
     graph = onnx_from_model(model, spec)
     attach_spec(graph, spec, precision="fp32")

@@ -14,6 +14,8 @@ import pytest
 
 from runtime.cuda import CudaError, Device, Module, open_device
 from runtime.cuda_backend import BACKENDS, backend_failures
+from runtime.kernel_cache import options_for
+from runtime.nvrtc import CannotCompile, open_nvrtc
 from tests import cuda_checks
 
 ROOT = Path(__file__).parents[1]
@@ -33,25 +35,16 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def module(device: Device) -> Module:
     """`scale_add`, compiled by NVRTC for the GPU at hand."""
-    return device.load_module(cubin(cuda_checks.SCALE_ADD, device.compute_capability))
+    return device.load_module(cubin(cuda_checks.SCALE_ADD, device))
 
 
-def cubin(source: str, compute_capability: tuple[int, int]) -> bytes:
-    """Machine code of CUDA C++, through NVRTC."""
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC is reached through cuda-bindings")
-
-    def call(name: str, *arguments: object) -> object:
-        code, *results = getattr(nvrtc, name)(*arguments)
-        assert int(code) == 0, f"{name}: {code}"
-        return results[0] if results else None
-
-    program = call("nvrtcCreateProgram", source.encode(), b"kernel.cu", 0, [], [])
-    major, minor = compute_capability
-    option = f"--gpu-architecture=sm_{major}{minor}".encode()
-    call("nvrtcCompileProgram", program, 1, [option])
-    image = b" " * int(str(call("nvrtcGetCUBINSize", program)))
-    call("nvrtcGetCUBIN", program, image)
-    return image
+def cubin(source: str, device: Device) -> bytes:
+    """Machine code of CUDA C++ for the GPU at hand, through NVRTC."""
+    try:
+        compiler = open_nvrtc(device.driver_version)
+    except CannotCompile as error:
+        pytest.skip(str(error))
+    return compiler.cubin(source, "kernel.cu", options_for(device.compute_capability))
 
 
 def torch_on_gpu() -> Any:
@@ -115,7 +108,7 @@ from tests.test_runtime_cuda_gpu import cubin
 import numpy as np
 device = open_device()
 source = 'extern "C" __global__ void broken(int *address) { *address = 1; }'
-module = device.load_module(cubin(source, device.compute_capability))
+module = device.load_module(cubin(source, device))
 stream = device.stream()
 device.launch(module.function("broken"), (1,), (1,), [256], stream)
 for ask in (stream.synchronize, device.memory_bytes):
@@ -136,6 +129,8 @@ def test_an_illegal_address_ends_the_device_and_not_the_process(backend: str) ->
         [sys.executable, "-c", BREAKING], capture_output=True, text=True, timeout=120,
         cwd=ROOT, env={**os.environ, "PSPNET_CUDA_BACKEND": backend},
     )  # fmt: skip
+    if "NVRTC" in done.stderr:  # there is none for this GPU
+        pytest.skip(done.stderr.strip().rpartition("\n")[2])
     assert done.returncode == 0, done.stderr
     first, second, dead = done.stdout.splitlines()
     assert "CUDA_ERROR_ILLEGAL_ADDRESS" in first and "is lost to this process since" in second and dead == "True"

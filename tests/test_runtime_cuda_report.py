@@ -12,7 +12,8 @@ import pytest
 
 from pspnet.cli import main
 from pspnet.doctor import MISSING, NOTE, OK, Check
-from runtime import cuda_backend, cuda_driver, cuda_report
+from runtime import cuda_backend, cuda_driver, cuda_report, nvrtc
+from tests import cpu_kernels
 from tests.doubles.cuda_driver import CudaDouble
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,66 @@ def test_a_wrong_choice_is_a_line(cuda_double: CudaDouble, has_gpu: bool, monkey
     monkeypatch.setenv("PSPNET_CUDA_BACKEND", "opencl")
     found = lines()
     assert found["backend"].mark == (MISSING if has_gpu else NOTE) and "opencl" in found["backend"].detail
+
+
+class Compiler:
+    """An NVRTC of CUDA 13.2 that knows two GPUs."""
+
+    version = 13, 2
+
+    def architectures(self) -> list[int]:
+        return [87, 90]
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """`Compiler` in place of what this machine has; the folder of the cache."""
+    monkeypatch.setattr(nvrtc, "open_nvrtc", lambda driver_version: Compiler())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "pspnet-edge" / "kernels"
+
+
+def test_the_compiler_knows_the_gpu(cuda_double: CudaDouble, has_gpu: bool, compiler: Path) -> None:
+    line = lines()["NVRTC"]
+    assert line.mark == OK
+    assert line.detail == f"13.2, for sm_87 to sm_90, with this machine's sm_87; kernels are kept in {compiler}"
+
+
+def test_a_compiler_without_a_gpu(has_gpu: bool, compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-of-nobody.so.1")
+    line = lines()["NVRTC"]
+    assert (line.mark, line.detail) == (OK, f"13.2, for sm_87 to sm_90; kernels are kept in {compiler}")
+
+
+def test_a_compiler_that_does_not_know_the_gpu(
+    cuda_double: CudaDouble, has_gpu: bool, compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_DOUBLE_COMPUTE_CAPABILITY", "11.0")
+    cuda_double.reset()
+    line = lines()["NVRTC"]
+    assert line.mark == MISSING and line.detail.endswith("knows sm_87 to sm_90, and this GPU is sm_110")
+    assert line.fix == "Install NVRTC and a driver of a newer CUDA, which knows it" and "CPU" in line.lacks
+
+
+def test_without_a_compiler(
+    cuda_double: CudaDouble, has_gpu: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpu_kernels.without_nvrtc(monkeypatch, tmp_path)
+    line = lines()["NVRTC"]
+    assert line.mark == MISSING and "there is none here" in line.detail
+    for fix in ("apt-get install nvidia-jetpack", "cuda-nvrtc-13-0", "pip install nvidia-cuda-nvrtc,"):
+        assert fix in line.fix
+    cpu_kernels.keep_in(tmp_path / "pspnet-edge" / "kernels", (13, 0))
+    line = lines()["NVRTC"]
+    assert line.mark == NOTE and "not needed as long as the kernels are in" in line.detail and line.fix
+
+
+def test_without_a_compiler_and_a_gpu(has_gpu: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu_kernels.without_nvrtc(monkeypatch, tmp_path)
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-of-nobody.so.1")
+    line = lines()["NVRTC"]
+    assert line.mark == (MISSING if has_gpu else NOTE) and line.detail.startswith("not installed")
+    assert "nvidia-jetpack" in line.fix and "nvidia-cuda-nvrtc-cu12" in line.fix
 
 
 def test_doctor_runs_without_numpy() -> None:

@@ -34,17 +34,26 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
+@pytest.fixture(scope="module")
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    """`small_checkpoint`, where PyTorch sees the GPU; a board has it without, or none."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no NVIDIA GPU on this machine")
+    return request.getfixturevalue("small_checkpoint")
+
+
 @pytest.fixture
-def segmenter(backend: str, small_checkpoint: Path) -> Iterator[CudaSegmenter]:
+def segmenter(backend: str, checkpoint: Path) -> Iterator[CudaSegmenter]:
     """Over PyTorch, with confidence."""
-    with open_runner(small_checkpoint) as runner, segmenting(runner, with_confidence=True) as made:
+    with open_runner(checkpoint) as runner, segmenting(runner, with_confidence=True) as made:
         assert isinstance(made, CudaSegmenter) and made.runner.engine == "torch-cuda"
         yield made
 
 
-def test_labels_in_every_format_are_those_of_float32(segmenter: CudaSegmenter, small_checkpoint: Path) -> None:
+def test_labels_in_every_format_are_those_of_float32(segmenter: CudaSegmenter, checkpoint: Path) -> None:
     frames = [frame_of(photos()[place % 3], layout, layout) for place, layout in enumerate(FORMATS)]
-    with open_runner(small_checkpoint) as runner:
+    with open_runner(checkpoint) as runner:
         wanted = CpuSegmenter(runner).segment(frames)
     for _ in range(4):
         for got, each in zip(segmenter.segment(frames), wanted, strict=True):
@@ -91,9 +100,10 @@ def test_device_memory_does_not_grow(segmenter: CudaSegmenter) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_engine_of_tensorrt(backend: str, batch: int, small_onnx: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt", reason="TensorRT is not installed")
-    model = balanced(small_onnx, tmp_path / "net.onnx")
+def test_an_engine_of_tensorrt(backend: str, batch: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    for module in ("tensorrt", "torch", "onnxsim"):  # of the export, which is asked for only here
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    model = balanced(request.getfixturevalue("small_onnx"), tmp_path / "net.onnx")
     save_engine(tmp_path / "net.engine", model, "strong", batch=batch)
     frames = [frame_of(each, source=name) for each, name in zip(photos(), "abc", strict=True)]
     wanted = by_cpu(model, frames)

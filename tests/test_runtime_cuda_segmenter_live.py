@@ -7,7 +7,6 @@ import mmap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,35 +21,13 @@ from runtime.outlet import Outlet
 from runtime.runner import open_runner
 from runtime.segmenter import CpuSegmenter
 from runtime.segmenters import segmenting
-from tests import cpu_kernels
 from tests.doubles.cuda_driver import CudaDouble
 from tests.live_doubles import FakeCamera, ListSink, until
-from tests.segmenter_cases import balanced, by_cpu, engine_of, frame_of, on_gpu, photos
+from tests.segmenter_cases import by_cpu, frame_of, on_gpu, photos
+
+pytestmark = pytest.mark.usefixtures("kernels_on_cpu")
 
 NETWORK = 96, 128
-
-
-@pytest.fixture(autouse=True)
-def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu_kernels.use_on_cpu(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def model(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return balanced(small_onnx, tmp_path_factory.mktemp("balanced") / "net.onnx")
-
-
-@pytest.fixture
-def engine(model: Path, trt: ModuleType, tmp_path: Path) -> Path:
-    return engine_of(model, tmp_path / "net.engine", trt)
-
-
-@pytest.fixture(params=["integrated", "card"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cuda_double: CudaDouble) -> str:
-    """Whether CPU and GPU share their memory."""
-    monkeypatch.setenv("CUDA_DOUBLE_INTEGRATED", str(int(request.param == "integrated")))
-    cuda_double.reset()
-    return request.param
 
 
 @pytest.fixture
@@ -81,49 +58,49 @@ def registered_of(segmenter: CudaSegmenter, double: CudaDouble, rings: list[Ring
 
 
 def test_shared_memory_is_registered_once_and_copied_by_nobody(
-    kind: str, engine: Path, model: Path, rings: list[Ring], cuda_double: CudaDouble
+    memory_kind: str, balanced_engine: Path, balanced_onnx: Path, rings: list[Ring], cuda_double: CudaDouble
 ) -> None:
     pictures = photos(NETWORK)
-    with on_gpu(engine) as segmenter:
+    with on_gpu(balanced_engine) as segmenter:
         for turn in range(9):
             frame = in_ring(
                 rings[0], turn % 3, pictures[(turn + turn // 3) % 3], ("bgr", "yuyv", "nv12")[turn // 3], turn
             )
             (got,) = segmenter.segment([frame])
-            assert "stage" not in got.times_ms and ("copy_in" in got.times_ms) == (kind == "card")
-            assert (got.labels == by_cpu(model, [frame])[0].labels).mean() > (0.99 if turn > 2 else 0.9999999)
+            assert "stage" not in got.times_ms and ("copy_in" in got.times_ms) == (memory_kind == "card")
+            assert (got.labels == by_cpu(balanced_onnx, [frame])[0].labels).mean() > (0.99 if turn > 2 else 0.9999999)
         assert not segmenter.without_graphs and cuda_double.live()["graph_execs"] >= 1
         assert registered_of(segmenter, cuda_double, rings) == [True, False]
         larger = in_ring(rings[1], 2, pictures[0], "bgr", 9)
-        assert np.array_equal(segmenter.segment([larger])[0].labels, by_cpu(model, [larger])[0].labels)
+        assert np.array_equal(segmenter.segment([larger])[0].labels, by_cpu(balanced_onnx, [larger])[0].labels)
         assert registered_of(segmenter, cuda_double, rings) == [False, True]
     assert cuda_double.live() == {}
 
 
 def test_a_set_of_cameras_with_and_without_shared_memory(
-    kind: str, engine: Path, model: Path, rings: list[Ring], cuda_double: CudaDouble
+    memory_kind: str, balanced_engine: Path, balanced_onnx: Path, rings: list[Ring], cuda_double: CudaDouble
 ) -> None:
     cuda_double.set_deferred(True)
     pictures = photos(NETWORK)
-    with on_gpu(engine) as segmenter:
+    with on_gpu(balanced_engine) as segmenter:
         for turn in range(4):
             frames = [
                 in_ring(rings[0], turn % 3, pictures[turn % 3], "bgr", turn),
                 frame_of(pictures[2], source="rear"),
             ]
-            for got, wanted in zip(segmenter.segment(frames), by_cpu(model, frames), strict=True):
+            for got, wanted in zip(segmenter.segment(frames), by_cpu(balanced_onnx, frames), strict=True):
                 assert np.array_equal(got.labels, wanted.labels)
 
 
 def test_memory_that_cannot_be_registered_is_copied_and_the_reason_kept(
-    engine: Path, model: Path, rings: list[Ring], cuda_double: CudaDouble
+    balanced_engine: Path, balanced_onnx: Path, rings: list[Ring], cuda_double: CudaDouble
 ) -> None:
     frame = in_ring(rings[0], 1, photos(NETWORK)[0], "bgr", 0)
-    with on_gpu(engine) as segmenter:
+    with on_gpu(balanced_engine) as segmenter:
         cuda_double.fail_call("cuMemHostRegister_v2", 801)
         (got,) = segmenter.segment([frame])
         assert "stage" in got.times_ms and "CUDA_ERROR_NOT_SUPPORTED" in segmenter.picture_refusals["front"]
-        assert np.array_equal(got.labels, by_cpu(model, [frame])[0].labels)
+        assert np.array_equal(got.labels, by_cpu(balanced_onnx, [frame])[0].labels)
 
 
 def test_only_whole_maps_are_registered(rings: list[Ring]) -> None:
@@ -134,10 +111,10 @@ def test_only_whole_maps_are_registered(rings: list[Ring]) -> None:
         assert mapped_owner(array) is None
 
 
-def test_the_live_loop_takes_it_unchanged(engine: Path, model: Path, cuda_double: CudaDouble) -> None:
+def test_the_live_loop_takes_it_unchanged(balanced_engine: Path, balanced_onnx: Path, cuda_double: CudaDouble) -> None:
     cameras, sink, stop = [FakeCamera("front"), FakeCamera("rear")], ListSink(frozenset({"picture"})), threading.Event()
     pictures, found = photos(NETWORK), {}
-    with open_runner(engine) as runner, segmenting(runner, with_confidence=True) as segmenter:
+    with open_runner(balanced_engine) as runner, segmenting(runner, with_confidence=True) as segmenter:
         assert isinstance(segmenter, CudaSegmenter)
         outlets = [Outlet(sink, "list")]
         loop = threading.Thread(
@@ -157,24 +134,24 @@ def test_the_live_loop_takes_it_unchanged(engine: Path, model: Path, cuda_double
     assert valid
     for record in valid:
         assert record.labels is not None and record.frame is not None  # the engine is closed, its results are not
-        wanted = by_cpu(model, [record.frame])[0].labels
+        wanted = by_cpu(balanced_onnx, [record.frame])[0].labels
         assert np.array_equal(record.labels, wanted)
         assert {"wait", "stage", "pre", "infer", "labels", "post", "publish"} <= set(record.times_ms)
     for camera in cameras:
         camera.close()
 
 
-def test_each_runner_gets_its_segmenter(engine: Path, model: Path, cuda_double: CudaDouble) -> None:
+def test_each_runner_gets_its_segmenter(balanced_engine: Path, balanced_onnx: Path, cuda_double: CudaDouble) -> None:
     frame = frame_of(photos(NETWORK)[0])
-    with open_runner(model, "ort", 1) as runner, segmenting(runner) as segmenter:
+    with open_runner(balanced_onnx, "ort", 1) as runner, segmenting(runner) as segmenter:
         assert isinstance(segmenter, CpuSegmenter)
         wanted = segmenter.segment([frame])[0].labels
-    with open_runner(engine) as runner:
+    with open_runner(balanced_engine) as runner:
         logits = runner.infer(np.zeros((1, *NETWORK, 3), np.uint8))
         for _ in range(2):
             with segmenting(runner, "stretch", batch=2) as segmenter:
                 assert segmenter.batch == 2 and np.array_equal(segmenter.segment([frame])[0].labels, wanted)
         assert np.array_equal(runner.infer(np.zeros((1, *NETWORK, 3), np.uint8)), logits)
-    with open_segmenter(engine) as segment:
+    with open_segmenter(balanced_engine) as segment:
         result = segment(frame)
     assert np.array_equal(result.labels, wanted) and cuda_double.live() == {}

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from pspnet.batch_norm import without_batch_norm
 from pspnet.checkpoint import load_model
 from pspnet.errors import PspnetError
 from runtime import torch_cuda
-from runtime.cuda import open_device
 from runtime.cuda_segmenter import CudaSegmenter
 from runtime.segmenter import CpuSegmenter
 from runtime.segmenters import device_network
-from runtime.torch_cuda import TorchNetwork, refusals
+from runtime.torch_cuda import half_network, refusals
 from runtime.torch_runner import TorchRunner
-from tests import cpu_kernels
 from tests.doubles.cuda_driver import CudaDouble
 from tests.segmenter_cases import frame_of, photos
+from tests.torch_double import network_of
+
+pytestmark = pytest.mark.usefixtures("cuda_double", "kernels_on_cpu", "one_thread")
 
 NETWORK = 96, 128
 LEAST_AGREEMENT = 0.98  # float16 weights and sums of a network that was never trained
-
-
-class OnDouble(TorchNetwork):
-    """PyTorch's CPU in place of its GPU; it knows no streams and runs at once."""
-
-    def _on(self, stream: Any) -> Any:
-        return nullcontext()
-
-    def _settle(self) -> None:
-        pass
-
-
-@pytest.fixture(autouse=True)
-def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch, cuda_double: CudaDouble, one_thread: None) -> None:
-    cpu_kernels.use_on_cpu(monkeypatch)
-
-
-def network_of(checkpoint: Path) -> OnDouble:
-    spec, model = load_model(checkpoint)
-    return OnDouble(model, spec, str(checkpoint), open_device(), torch.device("cpu"))
+FOLDED = 1e-5  # of the largest logit, in float32: the same sums with factors in another order
+HALF = 2e-2  # of the largest logit, in float16, whose rounding is 5e-4, over some 60 layers
 
 
 def test_labels_are_those_of_float32(small_checkpoint: Path, cuda_double: CudaDouble) -> None:
@@ -63,14 +46,32 @@ def test_labels_are_those_of_float32(small_checkpoint: Path, cuda_double: CudaDo
 
 
 def test_weights_are_a_copy_in_float16(small_checkpoint: Path) -> None:
-    spec, model = load_model(small_checkpoint)
-    network = OnDouble(model, spec, "net.pt", open_device(), torch.device("cpu"))
-    assert {each.dtype for each in model.parameters()} == {torch.float32}
+    network = network_of(small_checkpoint)
     assert network._model is not None and {each.dtype for each in network._model.parameters()} == {torch.float16}
     shapes = {tuple(each.shape): each for each in network._model.parameters()}
     assert any(each.is_contiguous(memory_format=torch.channels_last) for each in shapes.values() if each.ndim == 4)
     assert network.logits(1).address - network.logits(0).address == 2 * int(np.prod(network.logits(0).shape))
     network.close()
+
+
+def test_batch_norm_is_folded_and_the_logits_stay(small_checkpoint: Path) -> None:
+    """Against the network as trained, whose batch norm has statistics away from 0 and 1."""
+    _, model = load_model(small_checkpoint)
+    model.eval()
+    given = {name: value.clone() for name, value in model.state_dict().items()}
+    pixels = torch.randn((2, 3, *NETWORK), generator=torch.Generator().manual_seed(0))
+    half = half_network(model, torch.device("cpu"))
+    with torch.inference_mode():
+        trained = model(pixels)["out"]
+        largest = trained.abs().max()
+        folded = without_batch_norm(model)(pixels)["out"]
+        assert (folded - trained).abs().max() <= FOLDED * largest
+        logits = half(pixels.half().to(memory_format=torch.channels_last))["out"]
+    assert logits.dtype == torch.float16 and (logits.float() - trained).abs().max() <= HALF * largest
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in half.modules())
+    wide = [each.weight for each in half.modules() if isinstance(each, nn.Conv2d) and each.kernel_size == (3, 3)]
+    assert wide and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wide)
+    assert all(torch.equal(value, given[name]) for name, value in model.state_dict().items())  # the runner's own
 
 
 def test_closing_the_network_closes_its_segmenter(small_checkpoint: Path, cuda_double: CudaDouble) -> None:

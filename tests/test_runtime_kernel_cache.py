@@ -11,7 +11,7 @@ import pytest
 from pspnet.errors import PspnetError
 from runtime import kernel_cache, nvrtc
 from runtime.cuda_kernels import FUNCTIONS
-from runtime.nvrtc import Nvrtc
+from runtime.nvrtc import CannotCompile, Nvrtc
 
 DRIVER = "13.2"
 CAPABILITIES = [(8, 7), (8, 9), (9, 0), (11, 0)]
@@ -51,8 +51,7 @@ def kept(folder: Path, name: str = "labels", capability: tuple[int, int] = ORIN)
 @pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{0[0]}{0[1]}".format)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_kernel_compiles(compiler: Nvrtc, name: str, capability: tuple[int, int]) -> None:
-    options = (f"--gpu-architecture={kernel_cache.architecture(capability, compiler)}", *kernel_cache.OPTIONS)
-    code = compiler.cubin(kernel_cache.source(name), f"{name}.cu", options)
+    code = compiler.cubin(kernel_cache.source(name), f"{name}.cu", kernel_cache.options_for(capability))
     assert code.startswith(b"\x7fELF")
     kernels = set(re.findall(rb"\.text\.(\w+)", code))
     assert kernels == {kernel.encode() for kernel in FUNCTIONS[name]}
@@ -116,6 +115,54 @@ def test_code_of_another_source_option_or_compiler_is_not_used(
     assert len(compiled) == 4 and len(list(tmp_path.glob("*.cubin"))) == 4
 
 
+def test_what_was_kept_serves_without_a_compiler(
+    tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, newest = kept(tmp_path), nvrtc.open_nvrtc(DRIVER).version[0]
+    (path,) = tmp_path.iterdir()
+    monkeypatch.setattr(nvrtc, "_opened", lambda major: None)
+    monkeypatch.setattr(nvrtc, "_files", lambda major: [])
+    assert kept(tmp_path) == whole
+    older = f"{newest - 1}.9"  # a driver that does not take machine code of this compiler
+    for name, capability, driver in (("overlay", ORIN, DRIVER), ("labels", (8, 9), DRIVER), ("labels", ORIN, older)):
+        with pytest.raises(CannotCompile, match="there is none here"):
+            kernel_cache.cubin(name, capability, driver, tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CannotCompile):
+        kept(tmp_path)
+
+
+def test_what_was_kept_serves_where_the_compiler_is_broken(
+    tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another NVRTC, which opens and does not compile, as where its builtins are missing."""
+    whole, version = kept(tmp_path), nvrtc.open_nvrtc(DRIVER).version
+    set_version = Nvrtc.__init__
+
+    def other(self: Nvrtc, library: object) -> None:
+        set_version(self, library)  # type: ignore[arg-type]
+        self.version = version[0], version[1] + 1
+
+    def broken(self: Nvrtc, source: str, name: str, options: tuple[str, ...]) -> bytes:
+        raise CannotCompile("builtins are missing")
+
+    monkeypatch.setattr(Nvrtc, "__init__", other)
+    monkeypatch.setattr(Nvrtc, "cubin", broken)
+    assert kept(tmp_path) == whole
+    with pytest.raises(CannotCompile, match="builtins"):
+        kept(tmp_path, "overlay")
+
+
+def test_all_kernels_are_kept_or_not(tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    *first, last = FUNCTIONS
+    for name in first:
+        kernel_cache.cubin(name, ORIN, DRIVER)
+    assert not kernel_cache.all_kept(ORIN, DRIVER)
+    kernel_cache.cubin(last, ORIN, DRIVER)
+    assert kernel_cache.all_kept(ORIN, DRIVER) and not kernel_cache.all_kept((8, 9), DRIVER)
+
+
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, compiled: list[str]) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -140,10 +187,10 @@ def test_the_error_in_a_source_is_told(compiler: Nvrtc) -> None:
 
 
 def test_a_gpu_that_the_compiler_does_not_know_is_told(compiler: Nvrtc) -> None:
-    with pytest.raises(PspnetError, match=r"this GPU is sm_10: .*older"):
-        kernel_cache.architecture((1, 0), compiler)
-    with pytest.raises(PspnetError, match=r"this GPU is sm_990: .*newer"):
-        kernel_cache.architecture((99, 0), compiler)
+    with pytest.raises(CannotCompile, match=r"this GPU is sm_10\. .*older"):
+        kernel_cache.check_known((1, 0), compiler)
+    with pytest.raises(CannotCompile, match=r"this GPU is sm_990\. .*newer"):
+        kernel_cache.check_known((99, 0), compiler)
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,11 @@ def test_the_provider_alone_is_asked_and_must_have_started(
 
 
 @pytest.mark.gpu
-def test_logits_on_a_gpu(small_onnx: Path) -> None:
+def test_logits_on_a_gpu(request: pytest.FixtureRequest) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA provider")
+    for module in ("torch", "onnxsim"):  # of the export, which is asked for only here
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    small_onnx = request.getfixturevalue("small_onnx")
     with open_runner(small_onnx, "ort-cuda") as runner, OrtRunner(small_onnx, 1) as reference:
         np.testing.assert_allclose(runner.infer(IMAGES), reference.infer(IMAGES), rtol=0, atol=LOGITS_ATOL)
