@@ -19,6 +19,7 @@ EVENTS = 200
 ORDINARY_DROPS = frozenset({"busy"})
 LEAST_FRESH_MS = 1000.0
 PERIODS = 3
+LOADING = "the engine is loading"
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,10 @@ class Board:
             if status and status.fps > 0:
                 limit_ms = max(limit_ms, PERIODS * 1000 / status.fps)
         if status and status.state is not CameraState.RUNNING:
-            reason = f"camera is {status.state.value}" + (f": {status.cause}" if status.cause else "")
+            before = ", last failure" if status.state is CameraState.CONNECTING else ""
+            reason = f"camera is {status.state.value}" + (f"{before}: {status.cause}" if status.cause else "")
         elif record is None:
-            reason = "no picture yet"
+            reason = "no picture yet" if self._engine else LOADING
         elif not record.valid and not (tolerant and age_ms is not None and age_ms <= limit_ms):
             reason = record.reason or "invalid"
         elif age_ms is not None and age_ms > limit_ms:
@@ -183,7 +185,7 @@ class Board:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine; None while it is being loaded."""
+        """The engine; None while it is loading."""
         return self._engine
 
     @property
@@ -199,7 +201,7 @@ class Board:
         if self._trouble:
             return self._trouble
         if self._engine is None:
-            return "the engine is being loaded"
+            return LOADING
         reasons = {camera: self.freshness(camera, tolerant=True).reason for camera in self.cameras}
         if not all(reasons.values()):
             return ""

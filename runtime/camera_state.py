@@ -22,6 +22,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S, JITTER = 0.2, 5.0, 0.2
 SLOW = frozenset({"auth", "permission", "codec", "memory"})
 """Causes that a moment does not cure; asking often for a refused password locks accounts."""
 
+AGAIN = "it is tried again"
 HEALTHY_NS = 5 * SECOND_NS  # after so long the delays begin anew
 CRASHES, CRASH_WINDOW_NS = 5, 60 * SECOND_NS
 FROZEN_RESTART_NS = 3 * SECOND_NS
@@ -110,7 +111,7 @@ class CameraMachine:
         """The source is being opened from now on."""
         self._asked_ns = now_ns
         if self.now.state is not CameraState.CONNECTING:
-            self._change(now_ns, CameraState.CONNECTING, self.now.cause, self.now.message)
+            self._change(now_ns, CameraState.CONNECTING, self.now.cause, AGAIN)
 
     def observe(self, now_ns: int, sample: Sample) -> str:
         """Take in how pictures come; returns why the source must be given up and opened again, "" where it need not."""

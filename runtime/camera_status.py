@@ -19,9 +19,10 @@ class CameraStatus:
     """A camera at one moment. Times are of the monotonic clock; nothing here holds credentials.
 
     since_ns: when this state began. cause, message: why it is not running; cause is a key of `capture_errors.CAUSES`,
-    or stalled, frozen, storm, crashed, memory or stuck. frames: pictures that came, taken or dropped. drops: by cause,
-    keys of DROPS. reconnects: how often pictures came again after they had been lost. crashes: how often its process
-    died by itself. size: (height, width) in pixels. messages: the last lines that its process wrote to stderr.
+    or stalled, frozen, storm, crashed, memory or stuck, and while it connects that of the last failure. frames:
+    pictures that came, taken or dropped. drops: by cause, keys of DROPS. reconnects: how often pictures came again
+    after they had been lost. crashes: how often its process died by itself. size: (height, width) in pixels.
+    messages: the last lines that its process wrote to stderr.
     """
 
     name: str

@@ -43,6 +43,13 @@ OPTIONS: dict[str, dict[str, str]] = {
     "gst": {},
 }  # fmt: skip
 """Scheme -> option -> what its value must look like."""
+NEEDED = {
+    NUMBER: "a whole number from 1 to 999999", r"[1-9]\d{2,4}": "whole milliseconds from 100 to 99999",
+    r"0|1": "0 or 1", r"[1-9]\d{1,3}x[1-9]\d{0,3}": "HEIGHTxWIDTH in pixels, as 360x480",
+    r"\d{1,9}": "a whole number of at most nine digits", r"[1-9]|1\d": "1 to 19", r"[0-7]": "0 to 7",
+    r"[^;|]+": "a path without ; and |",
+}  # fmt: skip
+"""What such a value looks like, in words; the other patterns are lists of words."""
 SECURE = {"rtsps": "rtsp", "https": "http"}
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _PARTS = "pas|pwd|pw|psw|token|secret|key|cred|session|auth|sig"
@@ -207,12 +214,18 @@ def _options(kind: str, query: str, text: str, environment: Mapping[str, str]) -
         name, _, value = part.partition("=")
         value = unquote(_expanded(value, text, environment))
         expected = OPTIONS[kind].get(name)
-        if expected is None or name in options or not re.fullmatch(expected, value):
+        shown = without_credentials(part)
+        if expected is None:
             known = ", ".join(OPTIONS[kind]) or "none"
             raise PspnetError(
-                f"{without_credentials(text)}: option {without_credentials(part)} is not understood; the options of "
-                f"{kind}:// are {known}, each once (see docs/cameras.md)"
+                f"{without_credentials(text)}: option {shown} is not understood; the options of {kind}:// are {known} "
+                "(see docs/cameras.md)"
             )
+        if name in options:
+            raise PspnetError(f"{without_credentials(text)}: {name} is given twice: leave one out")
+        if not re.fullmatch(expected, value):
+            needed = NEEDED.get(expected) or f"one of {expected.replace('|', ', ')}"
+            raise PspnetError(f"{without_credentials(text)}: {shown} is not possible: {name} is {needed}")
         options[name] = value
     if kind == "test":
         fault_script.parse(options.get("script", ""))

@@ -8,6 +8,7 @@ parent. What it tells the parent is JSON, never pickle: a decoder that a hostile
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -259,5 +260,8 @@ def main() -> None:
     if charge.gentle:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     cv2.setNumThreads(1)  # one core a camera; decoders have threads of their own
+    if os.sched_getscheduler(charge.parent_pid) == os.SCHED_OTHER:  # then WorkerLink made a batch task of the imports
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     Worker(charge, control).run()
     os._exit(0)  # the capture is closed; what native libraries do at exit may hang

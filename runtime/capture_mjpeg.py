@@ -1,7 +1,9 @@
 """http:// and https:// cameras that send motion JPEG as multipart/x-mixed-replace.
 
-Every wait has a deadline, every length a bound. A redirect is followed on the same host only, and never from https to
-http. User and password go out when the server asks for them: as a Digest where it is offered, in clear (Basic) else.
+Every wait has a deadline, every length a bound. A redirect is followed on the same server only: same scheme, host and
+port. Anything else is refused with the address that it names, because whoever answers in a camera's name must not
+choose what this machine connects to, nor take https away. User and password go out when the server asks for them: as a
+Digest where it is offered, in clear (Basic) else.
 The pictures carry no time of the sensor.
 """
 
@@ -12,16 +14,19 @@ import http.client
 import socket
 import time
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from runtime import authorisation, jpeg
-from runtime.camera_uri import CameraUri
+from runtime.camera_uri import PORTS, CameraUri, without_credentials
 from runtime.capture import Picture
 from runtime.capture_errors import CaptureBroken, CaptureEnded, CaptureRefused, CaptureTimeout
 from runtime.multipart import Multipart, boundary_of
 from runtime.network_camera import TimedReader, connected, remaining_s
 
 MOST_REDIRECTS, BLOCK_BYTES = 3, 65_536
+REDIRECTS = (301, 302, 303, 307, 308)
+SAFE = "/%:@!$&'()*+,;=~?"  # of a path or query that comes encoded already
+LONGEST_SHOWN = 200  # characters of an address that a server sends
 
 
 @dataclass
@@ -102,15 +107,21 @@ class MjpegCapture:
 def open_mjpeg(uri: CameraUri, deadline_s: float) -> MjpegCapture:
     """The stream of an http:// or https:// address."""
     end_s = time.monotonic() + deadline_s
-    target, proof = _target(uri.address), ""
-    for _ in range(MOST_REDIRECTS + 2):
+    target, proof, redirects = _target(uri.address), "", 0
+    while True:
         answer = _answer(uri, target, proof, end_s)
         capture = None
         try:
             if answer.response.status == 401 and not proof:
                 proof = _proof(uri, answer.response, target)
                 continue
-            if answer.response.status in (301, 302, 303, 307, 308):
+            if answer.response.status in REDIRECTS:
+                if (redirects := redirects + 1) > MOST_REDIRECTS:
+                    raise CaptureRefused(
+                        f"{uri}: the server redirects more than {MOST_REDIRECTS} times, the last time from "
+                        f"{without_credentials(target)} to "
+                        f"{_location(answer.response)}: check the path in the camera's manual"
+                    )
                 target, proof = _redirected(uri, target, answer.response), ""
                 continue
             _check_status(uri, answer.response)
@@ -123,7 +134,6 @@ def open_mjpeg(uri: CameraUri, deadline_s: float) -> MjpegCapture:
         finally:
             if capture is None:
                 answer.close()
-    raise CaptureRefused(f"{uri}: the server redirects again and again. Give the address that it ends at")
 
 
 def _answer(uri: CameraUri, target: str, proof: str, end_s: float) -> Answer:
@@ -169,15 +179,34 @@ def _proof(uri: CameraUri, response: http.client.HTTPResponse, target: str) -> s
 
 
 def _redirected(uri: CameraUri, target: str, response: http.client.HTTPResponse) -> str:
-    """The target of a redirect on the same host, port and scheme."""
-    here = urlsplit(uri.address)
-    there = urlsplit(urljoin(f"{here.scheme}://{here.netloc}{target}", response.headers.get("Location", "")))
-    if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+    """The target of a redirect on the same server; CaptureRefused, which names the new address, for any other."""
+    where, here = _location(response), urlsplit(uri.address)
+    if not where:
         raise CaptureRefused(
-            f"{uri}: the server redirects to {there.scheme}://{there.hostname}, which is not followed. Give that "
-            "address if you trust it"
+            f"{uri}: the server answers {response.status}, a redirect, and does not say where to: check the path in "
+            "the camera's manual"
         )
-    return (there.path or "/") + (f"?{there.query}" if there.query else "")
+    try:
+        there = urlsplit(urljoin(f"{here.scheme}://{here.netloc}{target}", response.headers["Location"].strip()))
+        same = (there.scheme, there.hostname, there.port or PORTS.get(there.scheme)) == (
+            here.scheme, here.hostname, here.port or PORTS[here.scheme]
+        )  # fmt: skip
+    except ValueError as error:
+        raise CaptureRefused(
+            f"{uri}: the server redirects to {where!r}, which is no address: check the path in the camera's manual"
+        ) from error
+    if not same:
+        raise CaptureRefused(
+            f"{uri}: the server redirects to {where}, another scheme, host or port, which is not followed: give that "
+            "address in place of this one if it is your camera's"
+        )
+    return quote(there.path or "/", safe=SAFE) + (f"?{quote(there.query, safe=SAFE)}" if there.query else "")
+
+
+def _location(response: http.client.HTTPResponse) -> str:
+    """Where a redirect leads, as it may be shown: one line, not too long, without credentials."""
+    where = without_credentials("".join((response.headers.get("Location") or "").split()))
+    return "".join(letter if letter.isprintable() else "?" for letter in where)[:LONGEST_SHOWN]
 
 
 def _check_status(uri: CameraUri, response: http.client.HTTPResponse) -> None:
@@ -187,8 +216,10 @@ def _check_status(uri: CameraUri, response: http.client.HTTPResponse) -> None:
         raise CaptureRefused(
             f"{uri}: the server has no such stream: check the path in the camera's manual", "not_found"
         )
-    if response.status != 200:
+    if response.status in (429, 503):
         raise CaptureRefused(f"{uri}: the server answers {response.status}: it may have too many viewers. Close others")
+    if response.status != 200:
+        raise CaptureRefused(f"{uri}: the server answers {response.status} and no pictures: look at its own web page")
 
 
 def _target(address: str) -> str:

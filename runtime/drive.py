@@ -9,22 +9,24 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
+from pspnet.spec import NetworkSpec
 from pspnet.wording import counted
 from runtime.board import Board, Engine
-from runtime.camera import Camera
+from runtime.camera import DELIVERING, Camera
 from runtime.device_network import DeviceNetwork
 from runtime.drive_check import check_cameras, check_places, secrets_set
 from runtime.drive_config import DriveConfig, ServeConfig
 from runtime.drive_outlets import open_outlets
 from runtime.gpu_watch import GpuWatch
-from runtime.live import FatalEngine, LiveSettings, run_live
+from runtime.live import FatalEngine, LiveSettings, Unusable, run_live
 from runtime.outlet import Outlet, OutletState
 from runtime.postprocess import Postprocess
-from runtime.runner import Runner, open_runner
+from runtime.runner import Runner, check_artefact, open_runner
 from runtime.segmenter import View
 from runtime.segmenters import AnySegmenter, segmenting
 from runtime.server import Server
@@ -45,7 +47,7 @@ def run_drive(config: DriveConfig) -> int:
     """Run until a signal, the configured seconds, or the cameras' end; returns the exit code.
 
     70 where the engine or every camera failed while it ran, so that a supervisor starts a new process; what a new one
-    would refuse as well is a PspnetError. Otherwise as in `run_as_service`.
+    would refuse as well is a PspnetError, which ends with 2. Otherwise as in `run_as_service`.
     """
     try:
         return run_as_service(lambda stop, progress: drive(config, stop, progress))
@@ -57,57 +59,68 @@ def run_drive(config: DriveConfig) -> int:
 def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dict[str, Any]:
     """Run until `stop` is set, the configured seconds are over, or every camera is at its end; returns the figures.
 
-    PspnetError before anything is opened where the configuration cannot run; FatalEngine where the engine fails.
+    PspnetError before a camera is opened where the configuration cannot run, and Unusable where that shows in the first
+    pictures; FatalEngine where the engine fails.
     """
     check_cameras(config)
     check_places(config)
+    check_artefact(config.model.artefact, config.model.engine)
     board = TellingBoard({camera.name: camera.max_age_ms for camera in config.cameras})
     telemetry = Telemetry()
     with contextlib.ExitStack() as stack:
-        model = config.model
-        runner = stack.enter_context(open_runner(model.artefact, model.engine, model.threads, model.pin))
-        masks = {camera.name: camera.mask for camera in config.cameras}
-        post = Postprocess(runner.spec, config.merge, config.limits.min_confidence, masks)
-        segmenter = stack.enter_context(open_segmenter(config, runner))
-        ran = segmenter.runner  # what it really runs on
-        watch = stack.enter_context(GpuWatch(segmenter, telemetry))
-        board.set_engine(
-            Engine(
-                ran.engine, ran.precision, model.artefact.name, post.spec.class_names, post.spec.palette,
-                post.spec.drivable, runner.spec.input_size,
-            )
-        )  # fmt: skip
-        unused = stack.enter_context(contextlib.ExitStack())  # what nobody closes if the run does not begin
-        outlets = open_outlets(config, post.spec, stop.set, unused)
-        with secrets_set(config):
-            cameras = [Camera(camera, board.add_event) for camera in config.cameras]
-        for camera in cameras:
-            unused.callback(camera.stop)
-        if config.serve is not None:
-            outlets.append(_serve(stack, config, config.serve, post, telemetry, board))
+        server = _serve(stack, config.serve, telemetry, board)  # first, so that it can say that the engine is loading
+        with progress.loading():
+            network = _load(stack, config, telemetry)
         if stop.is_set():
             return {}
+        unused = stack.enter_context(contextlib.ExitStack())  # what nobody closes if the run does not begin
+        outlets = open_outlets(config, network.post.spec, stop.set, unused)
+        if server is not None:
+            outlets.append(_page(server, config, network.post.spec))
+        board.set_engine(network.engine)
+        cameras = _cameras(config, board, unused)
         progress.ready(lambda: _segmented(telemetry), lambda: _status(cameras))
-        if config.limits.seconds is not None:
-            timer = threading.Timer(config.limits.seconds, stop.set)
-            timer.daemon = True
-            stack.callback(timer.cancel)
-            timer.start()
-        settings = LiveSettings(sync_ms=config.limits.sync_ms)
+        _end_in_time(stack, config.limits.seconds, stop)
         started = time.time()
         unused.pop_all()
+        settings = LiveSettings(sync_ms=config.limits.sync_ms)
         try:
-            result = run_live(cameras, segmenter, outlets, settings, stop, post, telemetry, board)
-        except FatalEngine:
+            result = run_live(cameras, network.segmenter, outlets, settings, stop, network.post, telemetry, board)
+        except (FatalEngine, Unusable):
             raise
         except PspnetError as error:
-            if all(camera.status().cause == "missing_backend" for camera in cameras):
-                raise  # a new process would lack it as well
             raise RunFailed(str(error)) from error
-    report = _report(config, ran, cameras, outlets, telemetry, result, started) | {"gpu": watch.facts()}
-    watch.tell()
+    ran = network.segmenter.runner
+    report = _report(config, ran, cameras, outlets, telemetry, result, started) | {"gpu": network.watch.facts()}
+    network.watch.tell()
     _tell(config, report, outlets)
     return report
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A loaded network. post: what is done to its labels; engine: what people are told of it."""
+
+    segmenter: AnySegmenter
+    post: Postprocess
+    watch: GpuWatch
+    engine: Engine
+
+
+def _load(stack: contextlib.ExitStack, config: DriveConfig, telemetry: Telemetry) -> _Network:
+    """The network of a run, open until the end of `stack`. What it really runs on is its segmenter's runner."""
+    model = config.model
+    runner = stack.enter_context(open_runner(model.artefact, model.engine, model.threads, model.pin))
+    masks = {camera.name: camera.mask for camera in config.cameras}
+    post = Postprocess(runner.spec, config.merge, config.limits.min_confidence, masks)
+    segmenter = stack.enter_context(open_segmenter(config, runner))
+    watch = stack.enter_context(GpuWatch(segmenter, telemetry))
+    ran, spec = segmenter.runner, post.spec
+    shown = Engine(
+        ran.engine, ran.precision, model.artefact.name, spec.class_names, spec.palette, spec.drivable,
+        runner.spec.input_size,
+    )  # fmt: skip
+    return _Network(segmenter, post, watch, shown)
 
 
 def open_segmenter(config: DriveConfig, runner: Runner) -> AbstractContextManager[AnySegmenter]:
@@ -116,20 +129,39 @@ def open_segmenter(config: DriveConfig, runner: Runner) -> AbstractContextManage
     return segmenting(runner, views=views, with_confidence=True)
 
 
-def _serve(
-    stack: contextlib.ExitStack,
-    config: DriveConfig,
-    serve: ServeConfig,
-    post: Postprocess,
-    telemetry: Telemetry,
-    board: Board,
-) -> Outlet:
-    """Start the page; the outlet that draws its pictures."""
-    pictures = MjpegSink(post.spec, [camera.name for camera in config.cameras], config.output.alpha)
-    server = Server(telemetry, board, serve.host, serve.port, serve.token, pictures, serve.names)
+def _serve(stack: contextlib.ExitStack, serve: ServeConfig | None, telemetry: Telemetry, board: Board) -> Server | None:
+    """Start the page, without pictures; None where none is wanted."""
+    if serve is None:
+        return None
+    server = Server(telemetry, board, serve.host, serve.port, serve.token, names=serve.names)
     stack.enter_context(server)
     print(f"pspnet: live page on {server.url}", file=sys.stderr)
+    return server
+
+
+def _page(server: Server, config: DriveConfig, spec: NetworkSpec) -> Outlet:
+    """The outlet that draws the page's pictures. spec: the classes of the labels, after merges."""
+    pictures = MjpegSink(spec, [camera.name for camera in config.cameras], config.output.alpha)
+    server.show(pictures)
     return Outlet(pictures, "page")
+
+
+def _cameras(config: DriveConfig, board: Board, unused: contextlib.ExitStack) -> list[Camera]:
+    """The cameras, not started. unused: stops them where the run does not begin."""
+    with secrets_set(config):
+        cameras = [Camera(camera, board.add_event) for camera in config.cameras]
+    for camera in cameras:
+        unused.callback(camera.stop)
+    return cameras
+
+
+def _end_in_time(stack: contextlib.ExitStack, seconds: float | None, stop: threading.Event) -> None:
+    """Set `stop` after so many seconds, unless `stack` ends before."""
+    if seconds is not None:
+        timer = threading.Timer(seconds, stop.set)
+        timer.daemon = True
+        stack.callback(timer.cancel)
+        timer.start()
 
 
 def _segmented(telemetry: Telemetry) -> int:
@@ -141,7 +173,8 @@ def _status(cameras: Sequence[Camera]) -> str:
     parts = []
     for camera in cameras:
         status = camera.status()
-        parts.append(f"{camera.name} {status.state.value} {status.cause or f'{status.fps:.1f} fps'}")
+        detail = f"{status.fps:.1f} fps" if status.state in DELIVERING and not status.cause else status.cause
+        parts.append(f"{camera.name} {status.state.value} {detail}".rstrip())
     return ", ".join(parts)
 
 

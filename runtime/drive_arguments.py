@@ -50,6 +50,7 @@ def drive_from_arguments(args: argparse.Namespace, addresses: list[str]) -> Driv
             callback=args.callback,
             alpha=args.alpha,
             keep_free_mib=args.keep_free,
+            select_share=args.select_share,
         ),
         serve=serve,
     )

@@ -22,6 +22,8 @@ from runtime.runner import open_runner
 from runtime.security import check_address
 from runtime.server import open_listener
 
+SETTINGS = ("alpha", "keep_free_mib", "select_share")
+"""What is no output of its own in `OutputConfig`."""
 LARGEST_PICTURE_BYTES = 1920 * 1080 * 3
 """Of a camera whose address does not say its size."""
 
@@ -71,9 +73,7 @@ def check_cameras(config: DriveConfig) -> tuple[CameraUri, ...]:
 def check_places(config: DriveConfig) -> None:
     """PspnetError where there is no output, or one cannot be written, or the page's address cannot be bound."""
     output = config.output
-    outputs = (
-        getattr(output, each.name) for each in dataclasses.fields(output) if each.name not in ("alpha", "keep_free_mib")
-    )
+    outputs = (getattr(output, each.name) for each in dataclasses.fields(output) if each.name not in SETTINGS)
     if config.serve is None and not any(outputs):
         raise PspnetError(
             "run needs an output: give --serve, --window, --jsonl FILE, --video DIR, -o DIR, --select DIR or "

@@ -52,7 +52,7 @@ KEYS: dict[str, dict[str, type]] = {
     "limits": {"max_age_ms": float, "min_confidence": float, "sync_ms": float, "seconds": float},
     "output": {
         "folder": str, "video": str, "jsonl": str, "json": str, "window": bool, "shared_labels": str, "select": str,
-        "callback": str, "alpha": float, "keep_free_mib": int,
+        "select_share": float, "callback": str, "alpha": float, "keep_free_mib": int,
     },
     "merge": {},
     "serve": {"address": str, "token": str, "token_file": str, "names": list},
@@ -98,8 +98,9 @@ class OutputConfig:
 
     folder: for label PNGs; video: folder for WebM files of ten minutes; jsonl: one line per record, added at its end;
     json: figures of the whole run; window: on this machine's screen; shared_labels: shared memory NAME-CAMERA for other
-    programs; select: folder for doubtful frames with labels; callback: MODULE:FUNCTION of Python that gets every
-    record; alpha: of the colours over the picture, 0 to 1; keep_free_mib: room on a disk that no output takes.
+    programs; select: folder for doubtful frames with labels; select_share: of their pixels that are of low confidence
+    at least, above 0 to 1; callback: MODULE:FUNCTION of Python that gets every record; alpha: of the colours over the
+    picture, 0 to 1; keep_free_mib: room on a disk that no output takes.
     """
 
     folder: Path | None = None
@@ -112,8 +113,15 @@ class OutputConfig:
     callback: str | None = None
     alpha: float = 0.5
     keep_free_mib: int = 1024
+    select_share: float | None = None
 
     def __post_init__(self) -> None:
+        if self.select_share is not None and not 0 < self.select_share <= 1:
+            raise PspnetError(
+                f"select_share is {self.select_share:g}: give more than 0, up to 1 (--select-share on the command line)"
+            )
+        if self.select_share is not None and self.select is None:
+            raise PspnetError("select_share is of the frames that select keeps: give select, or --select DIR, too")
         if self.keep_free_mib < 0:
             raise PspnetError(
                 f"keep_free_mib is {self.keep_free_mib}: give 0 or more (--keep-free on the command line)"

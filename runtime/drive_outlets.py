@@ -10,7 +10,7 @@ from runtime.drive_config import DriveConfig
 from runtime.outlet import LiveSink, Outlet
 from runtime.sink_callback import CallbackSink, callback_from_text
 from runtime.sink_recording import JsonlRecording, LabelRecording, VideoRecording
-from runtime.sink_select import SelectSink
+from runtime.sink_select import DOUBTFUL_SHARE, SelectSink
 from runtime.sink_shared_labels import SharedLabelsSink
 from runtime.sink_window import WindowSink
 
@@ -45,6 +45,7 @@ def _sinks(config: DriveConfig, spec: NetworkSpec, on_quit: Callable[[], None]) 
     if output.video is not None:
         yield "video", VideoRecording(output.video, spec, alpha=output.alpha, floor_bytes=floor_bytes)
     if output.select is not None:
-        yield "select", SelectSink(output.select, spec, note, floor_bytes=floor_bytes)
+        share = DOUBTFUL_SHARE if output.select_share is None else output.select_share
+        yield "select", SelectSink(output.select, spec, note, share, floor_bytes=floor_bytes)
     if output.window:
         yield "window", WindowSink(spec, names, output.alpha, on_quit)

@@ -22,6 +22,7 @@ from pspnet.errors import PspnetError, is_out_of_memory
 from pspnet.geometry import Geometry
 from runtime.board import Board
 from runtime.camera_state import FINAL, CameraState
+from runtime.capture_errors import PERMANENT
 from runtime.frame import Frame, Segmentation
 from runtime.health import HealthWatch
 from runtime.outlet import Outlet, stop_outlets
@@ -35,6 +36,8 @@ from runtime.watchdog import ENGINE_EXIT, Stop, Watchdog
 LOOK_S = 0.05
 OUTLET_SHARE = 0.6
 TRIED_TIMES = 8
+UNFIT_S = 1.0
+"""So long pictures of a wrong size may come before others."""
 
 
 class LiveSegmenter(Segmenter, Protocol):
@@ -72,6 +75,11 @@ class FatalEngine(PspnetError):
     exit_code = ENGINE_EXIT
 
 
+class Unusable(PspnetError):
+    """No camera can work as it is configured: whoever configured it must change something, and a new process would end
+    alike."""
+
+
 def run_live(
     cameras: Sequence[LiveCamera],
     segmenter: LiveSegmenter,
@@ -86,8 +94,8 @@ def run_live(
     """Run until `stop` is set or every camera is at its end; cameras and outlets are started here, and stopped.
 
     leave: what ends the process where the engine hangs, as `Watchdog` says. Returns seconds, results, valid and invalid
-    records and drops by camera. FatalEngine where the engine fails; PspnetError where all cameras are at their end and
-    one has failed.
+    records and drops by camera. FatalEngine where the engine fails; Unusable where no camera can work as configured;
+    PspnetError where all cameras are at their end and one has failed.
     """
     postprocess = postprocess or Postprocess(segmenter.spec)
     publisher = Publisher(cameras, outlets, postprocess.spec, telemetry, board)
@@ -109,8 +117,11 @@ def run_live(
             loop.warm_up()
             while not stop.is_set() and not _all_ended(cameras):
                 publisher.check()
+                loop.check_use()
                 if not loop.turn():
                     scheduler.wait(LOOK_S)
+            if not stop.is_set():
+                loop.check_use()
         except Exception as error:
             what = "engine" if isinstance(error, FatalEngine) else "run"
             publisher.fail(f"the {what} failed: {error}")
@@ -143,6 +154,7 @@ class _Loop:
         self._publisher, self._watchdog, self._settings = publisher, watchdog, settings
         self._health = {camera.name: HealthWatch(segmenter.spec.classes) for camera in scheduler.cameras}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._unfit: dict[str, tuple[str, float]] = {}
         self._deadline_s = settings.engine_deadline_s
         self.results = 0
 
@@ -155,6 +167,24 @@ class _Loop:
                 self._segmenter.segment([picture] * count)
         tried_s = time.monotonic() - started_s
         self._deadline_s = max(self._settings.engine_deadline_s, TRIED_TIMES * tried_s)
+
+    def check_use(self) -> None:
+        """Unusable where no picture of any camera could ever be used, and nothing but another configuration helps."""
+        if self._sizes:
+            return
+        reasons = [self._useless(camera) for camera in self._scheduler.cameras]
+        if all(reasons):
+            raise Unusable(f"no camera can be used: {'; '.join(reasons)}")
+
+    def _useless(self, camera: LiveCamera) -> str:
+        """Why a camera that gave no fit picture never will; "" where it may."""
+        status = camera.status()
+        if status.state is CameraState.FAILED:
+            return f"{camera.name} failed: {status.message}" if status.cause in PERMANENT else ""
+        reason, since_s = self._unfit.get(camera.name, ("", 0.0))
+        if not reason or (status.state not in FINAL and time.monotonic() - since_s < UNFIT_S):
+            return ""
+        return f"{camera.name}: {reason.removeprefix(f'camera {camera.name}: ')}"
 
     def turn(self) -> bool:
         """Whether there was something to do."""
@@ -180,6 +210,7 @@ class _Loop:
                 self._postprocess.check(camera.name, size)
                 self._sizes[camera.name] = size
         except PspnetError as error:
+            self._unfit.setdefault(camera.name, (str(error), time.monotonic()))
             self._publisher.trouble(camera, str(error))
             return False
         return True

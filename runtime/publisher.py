@@ -46,7 +46,6 @@ class Publisher:
         self._lanes = {camera.name: _Lane(camera, clock_ns()) for camera in cameras}
         self._outlets, self._spec, self._telemetry, self._board = outlets, spec, telemetry, board
         self._clock_ns, self._reported_ns = clock_ns, 0
-        self._wants_picture = any("picture" in outlet.wants for outlet in outlets)
         self._closed = threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._watch, name="publisher", daemon=True)
@@ -72,7 +71,8 @@ class Publisher:
         """
         lane, started_ns = self._lanes[camera.name], self._clock_ns()
         frame, max_age_ms = result.frame, camera.settings.max_age_ms
-        if self._wants_picture:
+        wants_picture = any("picture" in outlet.wants for outlet in self._outlets)
+        if wants_picture:
             result.frame = dataclasses.replace(frame, image=lane.pictures.copy(frame.image))
         with lane.lock:
             lane.trouble = ""
@@ -83,7 +83,7 @@ class Publisher:
             if record.valid and (age_ms := (now_ns - born_ns(frame)) / 1e6) > max_age_ms:
                 reason = f"the picture is {age_ms:.0f} ms old, at most {max_age_ms:g} ms are allowed"
                 record = record.invalidated(reason, now_ns)
-            shown = record.frame if self._wants_picture else None
+            shown = record.frame if wants_picture else None
             record = dataclasses.replace(record, frame=shown, published_ns=now_ns)
             record.times_ms["publish"] = (now_ns - started_ns) / 1e6
             self._hand_over(lane, record)

@@ -1,7 +1,8 @@
 """Many recordings through one network: a list of files, split over several machines, taken up again where it ended.
 
-Each recording becomes a `folder` data set of its own, and one line of a manifest, which is the list of what is done:
-DIR/manifest-2-of-8.jsonl for --shard 2/8. Shards never write the same file, so that machines can share the folder.
+Each recording becomes a `folder` data set of its own, and one line of a manifest: DIR/manifest-2-of-8.jsonl for --shard
+2/8. Shards never write the same file, so that machines can share the folder; what is done is read from all manifests of
+the folder, so that the next run may be split in another way.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pspnet.metadata import artefact_sha256
 from pspnet.wording import counted
 from runtime.cuda import CudaError, CudaOutOfMemory
 from runtime.pipeline import segment_stream
-from runtime.runner import Runner, open_runner
-from runtime.segmenters import segmenting
+from runtime.runner import open_runner
+from runtime.segmenters import AnySegmenter, segmenting
 from runtime.sink import FolderSink
 from runtime.source import open_source
 
@@ -50,17 +51,21 @@ def run_recordings(
 ) -> int:
     """Write the labels of this shard's recordings below `folder`; 0 where all are done, 2 where some failed.
 
-    A recording that is done with the same network, settings and file is left out; one that failed is tried again.
+    A recording that is done with the same network, settings and file is left out, whichever shard did it; one that
+    failed is tried again.
     """
     first, of = shard_from_text(shard)
     recordings = read_list(list_file)[first - 1 :: of]
     manifest = Path(folder) / f"manifest-{first}-of-{of}.jsonl"
     manifest.parent.mkdir(parents=True, exist_ok=True)
     region = region_from_text(settings.region) if settings.region else None
-    with open_runner(settings.artefact, settings.engine, settings.threads, settings.pin) as runner:
-        key = _key(settings, runner)
-        before = read_manifest(manifest)
-        _check_key(manifest, before, key)
+    with (
+        open_runner(settings.artefact, settings.engine, settings.threads, settings.pin) as runner,
+        segmenting(runner, settings.fit, region) as segmenter,
+    ):
+        key = _key(settings, segmenter)
+        before = read_manifests(manifest.parent)
+        _check_key(manifest.parent, before, key)
         counts = {DONE: 0, FAILED: 0, "left out": 0}
         for recording in recordings:
             name = folder_name(recording)
@@ -69,7 +74,7 @@ def run_recordings(
             if earlier.get("state") == DONE and all(earlier.get(each) == line[each] for each in line):
                 counts["left out"] += 1
                 continue
-            line |= _run_one(recording, Path(folder) / name, runner, settings, region)
+            line |= _run_one(recording, Path(folder) / name, segmenter, settings)
             _append(manifest, line)
             counts[line["state"]] += 1
             if line["state"] == FAILED:
@@ -107,17 +112,20 @@ def read_list(list_file: str | Path) -> list[Path]:
     return found
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each recording in a manifest; a last line that was cut off by a power cut is left out."""
-    if not path.is_file():
-        return {}
+def read_manifests(folder: Path) -> dict[str, dict[str, Any]]:
+    """The newest line of each recording in the manifests of all shards; one that a power cut cut off is left out."""
     found: dict[str, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            found[entry["file"]] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
+    for path in sorted(folder.glob("manifest-*-of-*.jsonl")):
+        own: dict[str, dict[str, Any]] = {}
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                own[entry["file"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue
+        for file, entry in own.items():
+            if file not in found or str(entry.get("started", "")) >= str(found[file].get("started", "")):
+                found[file] = entry
     return found
 
 
@@ -127,41 +135,44 @@ def folder_name(recording: Path) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', recording.stem)[:80]}-{digits}"
 
 
-def _run_one(
-    recording: Path, output: Path, runner: Runner, settings: RecordingSettings, region: tuple[int, int, int, int] | None
-) -> dict[str, Any]:
+def _run_one(recording: Path, output: Path, segmenter: AnySegmenter, settings: RecordingSettings) -> dict[str, Any]:
     """Run one recording; what the manifest says about it. The output appears whole or not at all."""
-    licence = runner.spec.licence or "not stated"
+    licence = segmenter.spec.licence or "not stated"
     note = f"labels predicted by {Path(settings.artefact).name}; its training data: {licence}"
-    started = time.time()
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if output.is_dir():  # of a file that has changed since, or its line was not written before the power went
         shutil.rmtree(output)
     try:
-        with open_source(str(recording)) as source, segmenting(runner, settings.fit, region) as segmenter:
-            sink = FolderSink(output, runner.spec, note)
+        with open_source(str(recording)) as source:
+            sink = FolderSink(output, segmenter.spec, note)
             summary = segment_stream(source, segmenter, [sink], limit=settings.limit)
     except PspnetError as error:
         if is_out_of_memory(error.__cause__) or isinstance(error, CudaError | CudaOutOfMemory):
             raise  # no fault of this recording, and the next would fail alike
-        return {"state": FAILED, "error": str(error)}
+        return {"state": FAILED, "error": str(error), "started": started}
     return {
         "state": DONE, "frames": summary["frames"], "seconds": round(summary["seconds"], 3),
         "service_ms": summary["service_ms"], "engine": segmenter.runner.engine,
-        "precision": segmenter.runner.precision, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "precision": segmenter.runner.precision, "started": started,
     }  # fmt: skip
 
 
-def _key(settings: RecordingSettings, runner: Runner) -> str:
-    """What decides the labels, as eight digits: a changed network or setting makes earlier labels other ones."""
+def _key(settings: RecordingSettings, segmenter: AnySegmenter) -> str:
+    """What decides the labels, as eight digits: a changed network or setting makes earlier labels other ones.
+
+    Engine and precision are those that the frames really run on: a checkpoint is float16 where PyTorch has a GPU and
+    our kernels can reach it, else float32.
+    """
+    runner = segmenter.runner
     parts = [artefact_sha256(settings.artefact), runner.engine, runner.precision]
     parts += [str(each) for each in (settings.fit, settings.region, settings.limit)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def _check_key(manifest: Path, before: dict[str, dict[str, Any]], key: str) -> None:
+def _check_key(folder: Path, before: dict[str, dict[str, Any]], key: str) -> None:
     if others := [entry for entry in before.values() if entry.get("state") == DONE and entry.get("key") != key]:
         raise PspnetError(
-            f"{manifest} lists {counted(len(others), 'recording')} of another network or other settings: give another "
+            f"{folder} holds {counted(len(others), 'recording')} of another network or other settings: give another "
             "-o DIR, so that labels do not mix"
         )
 

@@ -133,7 +133,7 @@ def open_runner(
         raise PspnetError(f"threads is {threads}: give --threads 1 to {MOST_THREADS}")
     if engine not in ENGINES:
         raise PspnetError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)} with --engine")
-    _check_artefact(path, engine)
+    check_artefact(path, engine)
     if pinned_sha256 is not None and path.suffix != ".engine":
         raise PspnetError(f"{path} is no TensorRT engine, whose hash --pin fixes: leave out --pin")
     if path.suffix == ".pt":
@@ -172,7 +172,7 @@ def runs_on(path: str | Path, engine: str) -> bool:
     return engine == "auto" or engine in ENGINES_OF.get(suffix, ()) or (suffix == ".onnx" and engine in ORT_PROVIDERS)
 
 
-def _check_artefact(path: Path, engine: str) -> None:
+def check_artefact(path: Path, engine: str) -> None:
     """PspnetError where there is no file, or none that the engine runs."""
     if not path.is_file():
         raise PspnetError(f"{path} is no file: give a checkpoint (.pt), an ONNX file or a TensorRT engine (.engine)")

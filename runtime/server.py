@@ -23,6 +23,7 @@ from runtime.security import REQUEST_BYTES, Access
 from runtime.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from runtime.server_routes import Pages
     from runtime.server_stream import Pictures
 
 LIBRARIES = ("uvicorn", "starlette", "prometheus_client")
@@ -41,8 +42,8 @@ class Server:
     """Serves a board and its telemetry at `url` from `start` until `stop`; a context manager does both.
 
     port: 0 for any that is free. token: what visitors must show; needed unless host is a loopback address. pictures:
-    where JPEGs of the cameras come from; without them there are figures only. names: further host names under which
-    visitors come, as that of a proxy. PspnetError where the address cannot be had.
+    where JPEGs of the cameras come from; without them, and before `show`, there are figures only. names: further host
+    names under which visitors come, as that of a proxy. PspnetError where the address cannot be had.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Server:
         self._host, self._port, self._patience_s = host, port, patience_s
         self._thread: threading.Thread | None = None
         self._server: Any = None
+        self._pages: Pages | None = None
         self._started = threading.Event()
 
     @property
@@ -80,8 +82,8 @@ class Server:
         self._port = listener.getsockname()[1]
         self._started.clear()
         pool = ThreadPoolExecutor(WORKERS, "page")
-        pages = Pages(self._telemetry, self._board, self._access, self._pictures, pool, MOST_STREAMS)
-        self._server = bounded_server(pages, MOST_CONNECTIONS, REQUEST_BYTES, self._patience_s, GRACE_S)
+        self._pages = Pages(self._telemetry, self._board, self._access, self._pictures, pool, MOST_STREAMS)
+        self._server = bounded_server(self._pages, MOST_CONNECTIONS, REQUEST_BYTES, self._patience_s, GRACE_S)
 
         def serving() -> None:
             try:
@@ -97,6 +99,12 @@ class Server:
         self._thread.start()
         if not self._started.wait(START_S) or not self._thread.is_alive():
             raise PspnetError(f"the live page did not start on {self.url}; the log above says why")
+
+    def show(self, pictures: Pictures) -> None:
+        """Pictures come from here from now on. Until then the page says that the engine is loading."""
+        self._pictures = pictures
+        if self._pages is not None:
+            self._pages.show(pictures)
 
     def stop(self, deadline_s: float = 1.0) -> bool:
         """End all connections and give the port back; whether that was done within `deadline_s`."""

@@ -15,7 +15,7 @@ import cv2
 
 from pspnet.report_style import STYLE
 from runtime import server_status
-from runtime.board import Board
+from runtime.board import LOADING, Board
 from runtime.metrics import CONTENT_TYPE, metrics_text
 from runtime.security import HEADERS, Access, Refusal
 from runtime.server_stream import Pictures, Streams
@@ -72,6 +72,10 @@ class Pages:
         }
         routes = [Route(path, answer, methods=["GET"]) for path, answer in table.items()]
         self._router = Router(routes, redirect_slashes=False)
+
+    def show(self, pictures: Pictures) -> None:
+        """Pictures come from here from now on; from any thread."""
+        self._streams.show(pictures)
 
     def close(self) -> None:
         """Let the streams end; called in the event loop."""
@@ -136,13 +140,22 @@ class Pages:
         return _text(200, "ok")
 
     async def _readyz(self, request: Any) -> Any:
-        """Its reason names cameras, so only who may see those is told."""
+        """Its reason names cameras, so only who may see those is told, but for the engine's load."""
         if not (reason := self._board.unready()):
             return _text(200, "ready")
-        return _text(503, f"not ready: {reason}" if self._access.admits(request.scope["headers"]) else "not ready")
+        told = reason == LOADING or self._access.admits(request.scope["headers"])
+        return _text(503, f"not ready: {reason}" if told else "not ready")
 
     async def _stream(self, request: Any) -> Any:
-        return self._known(request) or self._streams.response(request.path_params["camera"], self._refuse_stream)
+        if missing := self._known(request):
+            return missing
+        if self._is_loading:
+            return _text(503, LOADING, {"retry-after": "1"})
+        return self._streams.response(request.path_params["camera"], self._refuse_stream)
+
+    @property
+    def _is_loading(self) -> bool:
+        return self._board.engine is None and not self._streams.has_pictures
 
     def _refuse_stream(self, text: str) -> Any:
         self._telemetry.refuse("streams")
@@ -156,7 +169,8 @@ class Pages:
         limit_ms = self._board.max_age_ms(camera)
         jpeg = await self._streams.newest(camera, limit_ms, FRESH_WAIT_S)
         if jpeg is None:
-            return _text(503, f"{camera}: no picture", self._stale_headers(camera, None, "no picture"))
+            reason = LOADING if self._is_loading else "no picture"
+            return _text(503, f"{camera}: {reason}", self._stale_headers(camera, None, reason))
         age_ms = None if jpeg.born_ns is None else (time.monotonic_ns() - jpeg.born_ns) / 1e6
         reason = "" if jpeg.valid else jpeg.reason or "invalid"
         if age_ms is None or age_ms > limit_ms:

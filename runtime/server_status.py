@@ -81,7 +81,7 @@ def _camera(board: Board, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": name, "stale": fresh.stale, "reason": shown(fresh.reason), "age_ms": fresh.age_ms,
         "max_age_ms": board.max_age_ms(name), "health": [], "class_shares": {}, "mean_confidence": None,
-        "state": "connecting", "since_s": None, "cause": "", "message": "", "drops": {},
+        "state": "connecting" if board.engine else "waiting", "since_s": None, "cause": "", "message": "", "drops": {},
     }  # fmt: skip
     if status is not None:
         found |= {

@@ -22,6 +22,8 @@ from runtime.sink_mjpeg import Jpeg
 BOUNDARY = "pspnet-picture"
 LOOK_S = 0.5
 SILENT_S = 3.0
+FIRST_S = 2.0
+"""Within so long a picture comes of whatever is watched: a silent camera's says that it is silent, once a second."""
 
 
 class Pictures(Protocol):
@@ -29,7 +31,7 @@ class Pictures(Protocol):
 
     def latest_jpeg(self, camera: str, after: int = 0, wait_s: float = 0.0) -> Jpeg | None: ...
 
-    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]: ...
+    def watch(self, camera: str, listener: Callable[[], None]) -> Callable[[], None]: ...
 
 
 class Streams:
@@ -40,6 +42,15 @@ class Streams:
         self._changed: set[asyncio.Event] = set()
         self._closed = False
         self.count = 0
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is anything to stream."""
+        return self._pictures is not None
+
+    def show(self, pictures: Pictures) -> None:
+        """Pictures come from here from now on; from any thread."""
+        self._pictures = pictures
 
     def close(self) -> None:
         """Every stream ends soon."""
@@ -56,12 +67,14 @@ class Streams:
         return _Response(self, camera)
 
     async def newest(self, camera: str, limit_ms: float, wait_s: float) -> Jpeg | None:
-        """The newest picture, one at most `limit_ms` old if there is one within `wait_s`; None where there is none."""
+        """The newest picture, one at most `limit_ms` old if there is one within `wait_s`; None where none comes."""
         if self._pictures is None:
             return None
-        end_s, jpeg = time.monotonic() + wait_s, self._pictures.latest_jpeg(camera)
-        with self._listening(camera) as changed:
+        began_s = time.monotonic()
+        with self._watching(camera) as changed:
+            jpeg = self._pictures.latest_jpeg(camera)
             while jpeg is None or not jpeg.valid or _age_ms(jpeg) > limit_ms:
+                end_s = began_s + (wait_s if jpeg else max(wait_s, FIRST_S))
                 if (left_s := end_s - time.monotonic()) <= 0 or self._closed:
                     break
                 changed.clear()
@@ -78,7 +91,7 @@ class Streams:
         """Send pictures until the viewer is `gone`, the server ends or no picture comes."""
         assert self._pictures is not None
         number, came_s = 0, time.monotonic()
-        with self._listening(camera) as changed:
+        with self._watching(camera) as changed:
             gone.add_done_callback(lambda _: changed.set())
             while not (self._closed or gone.done()):
                 # Empty, so it only returns when the part before is on its way: what is sent next is the newest then.
@@ -94,17 +107,16 @@ class Streams:
                     await _wait(changed, LOOK_S)
 
     @contextlib.contextmanager
-    def _listening(self, camera: str) -> Any:
-        """An event that is set after each new picture of a camera."""
+    def _watching(self, camera: str) -> Any:
+        """An event that is set after each new picture of a camera, which are drawn inside of the block."""
         assert self._pictures is not None
         changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
-        def listener(name: str) -> None:
-            if name == camera:
-                with contextlib.suppress(RuntimeError):  # the loop has ended in between
-                    loop.call_soon_threadsafe(changed.set)
+        def listener() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended in between
+                loop.call_soon_threadsafe(changed.set)
 
-        end = self._pictures.listen(listener)
+        end = self._pictures.watch(camera, listener)
         self._changed.add(changed)
         try:
             yield changed

@@ -21,6 +21,8 @@ from runtime.systemd import ServiceWatchdog, notify
 
 TICK_S = 0.1
 STOP_LIMIT_S = 1.8
+LOAD_LIMIT_S = 0.1
+"""The same while the engine is loading, which cannot be broken off, and after which nothing is left unfinished."""
 STATUS_S = 5.0
 EXITS = {signal.SIGINT: 130, signal.SIGTERM: 0}
 """Signal -> exit code of a run that it ended: an operator's Ctrl-C is told apart, a supervisor's SIGTERM is fine."""
@@ -31,8 +33,17 @@ class Progress:
 
     def __init__(self) -> None:
         self.frames: Callable[[], int] = lambda: 0
-        self.status: Callable[[], str] = lambda: "the engine is being loaded"
-        self.is_ready = False
+        self.status: Callable[[], str] = lambda: "the engine is loading"
+        self.is_ready = self.is_loading = False
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """The engine is loading inside of the block, and nothing is there yet that a stop must end in order."""
+        self.is_loading = True
+        try:
+            yield
+        finally:
+            self.is_loading = False
 
     def ready(self, frames: Callable[[], int], status: Callable[[], str]) -> None:
         """The engine is loaded and the cameras have been started; both are called from another thread."""
@@ -71,7 +82,10 @@ def run_as_service(
         thread.start()
         _attend(done, stop, progress, environment)
     if not done.is_set():
-        print("pspnet: something did not end within 2 s and was left behind", file=sys.stderr)
+        what = "something did not end within 2 s and was left behind"
+        if progress.is_loading:
+            what = "stopped while the engine was loading"
+        print(f"pspnet: {what}", file=sys.stderr)
         sys.stdout.flush()
         leave(EXITS[signal.Signals(received[0])] if received else 0)
     thread.join()
@@ -90,7 +104,7 @@ def _attend(done: threading.Event, stop: threading.Event, progress: Progress, en
             if not stopped_s:
                 stopped_s = now_s
                 notify("STOPPING=1", environment)
-            if now_s - stopped_s > STOP_LIMIT_S:
+            if now_s - stopped_s > (LOAD_LIMIT_S if progress.is_loading else STOP_LIMIT_S):
                 return
             continue
         if progress.is_ready:

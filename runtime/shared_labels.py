@@ -13,12 +13,14 @@
                 slow_down(found.reason)
 
 Reading never makes the writer wait, whatever a consumer does, and survives the writer's end and restart. Labels that
-are older than the writer allows are INVALID here as well, so a writer that hangs or was killed leaves no valid ones.
+are older than the writer allows are INVALID here as well, so a writer that hangs or was killed leaves no valid ones; of
+one that is gone, `reason` says so. What it has left behind is removed by the next run that shares labels.
 
 The file /dev/shm/pspnet-labels-NAME, integers little-endian: HEADER_BYTES of header, then two slots, written in turn.
 Header: magic, slot_bytes, and, each at a place of its own, CLOSED (not 0 once the writer has stopped), NEWEST (number
-of the newest label map, from 1; it lies in slot number % 2) and the classes as JSON. A slot begins with a word that is
-odd while it is written, then a CRC-32 of all that follows: SLOT, the reason, and at LABELS_AT the labels row by row.
+of the newest label map, from 1; it lies in slot number % 2), WRITER, and the classes as JSON. A slot begins with a word
+that is odd while it is written, then a CRC-32 of all that follows: SLOT, the reason, and at LABELS_AT the labels row by
+row.
 The checksum tells what was read in the middle of a write, on processors that reorder their writes (ARM), too.
 """
 
@@ -40,7 +42,10 @@ import numpy as np
 FOLDER = Path("/dev/shm")
 MAGIC = b"PSLABEL1"
 HEADER = struct.Struct("<8s q")
-CLOSED_AT, NEWEST_AT, CLASSES_AT, HEADER_BYTES = 64, 128, 256, 65536
+CLOSED_AT, NEWEST_AT, WRITER_AT, CLASSES_AT, HEADER_BYTES = 64, 128, 192, 256, 65536
+WRITER = struct.Struct("<3q")
+"""Process number, when it began (field 22 of /proc/PID/stat), and the number space that both are of (inode of
+/proc/PID/ns/pid): in another container they mean nothing."""
 SLOTS = 2
 SLOT = struct.Struct("<6q d 4I")
 """number, sequence, captured_ns, wall_ns, sensor_ns, published_ns (-1: none), max_age_ms (NaN: none), height, width,
@@ -51,11 +56,40 @@ LONGEST_AGE_MS = 1000.0
 """Where the writer allows any age; what it has left behind must not stay valid for ever."""
 
 TRIES, PAUSE_S = 200, 0.0005
+LOOK_S = 0.1  # between two looks at whether the writer still lives
 
 
 def path_of(name: str) -> Path:
     """The file of the label maps `name`."""
     return FOLDER / f"pspnet-labels-{name}"
+
+
+def own_identity() -> tuple[int, int, int]:
+    """WRITER of this process."""
+    return os.getpid(), _began(os.getpid()), os.stat("/proc/self/ns/pid").st_ino
+
+
+def is_gone(pid: int, began: int, number_space: int) -> bool | None:
+    """Whether the process of a WRITER has ended; None where that cannot be told, as of one in another container."""
+    try:
+        if not pid or number_space != own_identity()[2]:
+            return None
+        return _began(pid) != began
+    except OSError:  # it is hidden from us, or gone
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return None
+
+
+def _began(pid: int) -> int:
+    """When a process began, in ticks since the machine did; -1 of one that has ended and is not collected yet."""
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return -1 if fields[0] in "ZX" else int(fields[19])
 
 
 @dataclass(frozen=True)
@@ -94,6 +128,7 @@ class LabelReader:
         self._memory: mmap.mmap | None = None
         self._identity: tuple[int, int] | None = None
         self._slot_bytes = 0
+        self._looked_s, self._orphaned = 0.0, False
 
     def read(self, after: int = 0, wait_s: float = 0.0) -> SharedLabels:
         """The newest label map; waits up to `wait_s` for one whose number is not `after`, and else says that in
@@ -130,6 +165,24 @@ class LabelReader:
         self.close()
 
     def _read(self) -> SharedLabels:
+        found = self._newest()
+        if found.valid or not self._writer_is_gone():
+            return found
+        return SharedLabels(
+            False, f"the process that wrote the label maps {self.name} is gone, and did not end in order"
+        )
+
+    def _writer_is_gone(self) -> bool:
+        """Looked at ten times a second at most."""
+        if self._memory is None or self._word(CLOSED_AT):
+            return False
+        now_s = time.monotonic()
+        if not self._orphaned and now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            self._orphaned = is_gone(*WRITER.unpack_from(self._memory, WRITER_AT)) is True
+        return self._orphaned
+
+    def _newest(self) -> SharedLabels:
         if reason := self._attach():
             return SharedLabels(False, reason)
         memory = self._memory
@@ -198,6 +251,7 @@ class LabelReader:
         if len(memory) < HEADER_BYTES + SLOTS * self._slot_bytes:
             return f"{path_of(self.name)} is cut short"
         self._memory, self._identity = memory, (found.st_dev, found.st_ino)
+        self._looked_s, self._orphaned = 0.0, False
         return ""
 
     def _word(self, place: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,8 +19,6 @@ from runtime.record import Record
 from runtime.view_sink import ViewSink
 
 QUALITY = 80
-INTEREST_NS = 3_000_000_000
-"""How long pictures of a camera are drawn after somebody asked for one."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Jpeg:
 class MjpegSink(ViewSink):
     """The newest overlay of each camera as JPEG. cameras: those that are shown before their first record.
 
-    alpha: 0 shows the picture, 1 the colours. quality: of the JPEG, 1..100. widest: pixels. `latest_jpeg` and `listen`
-    may be called from any thread.
+    alpha: 0 shows the picture, 1 the colours. quality: of the JPEG, 1..100. widest: pixels. `latest_jpeg` and `watch`
+    may be called from any thread. Nothing is drawn of a camera that nobody watches, and while nobody watches any, no
+    pictures are asked for.
     """
 
     idle_s: float | None = 0.5
@@ -62,18 +63,23 @@ class MjpegSink(ViewSink):
         self._changed = threading.Condition()
         self._newest: dict[str, Jpeg] = {}
         self._numbers: dict[str, int] = {}
-        self._asked_ns: dict[str, int] = {}
-        self._listeners: list[Callable[[str], None]] = []
+        self._watchers: Counter[str] = Counter()
+        self._watching = 0  # of any camera
+        self._listeners: dict[str, list[Callable[[], None]]] = {}
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        """Pictures, while somebody watches."""
+        return frozenset({"picture"} if self._watching else ())
 
     def latest_jpeg(self, camera: str, after: int = 0, wait_s: float = 0.0) -> Jpeg | None:
         """The newest picture of a camera, where its number is above `after`; waits for one up to `wait_s`, else None.
 
-        Whoever has not asked for three seconds finds none at first: pictures are made only while somebody asks.
+        There are none unless somebody watches; whoever waits does.
         """
         end = time.monotonic() + wait_s
-        with self._changed:
+        with self._changed, self._watched(camera):
             while True:
-                self._asked_ns[camera] = time.monotonic_ns()
                 newest = self._newest.get(camera)
                 if newest is not None and newest.number > after:
                     return newest
@@ -81,15 +87,17 @@ class MjpegSink(ViewSink):
                     return None
                 self._changed.wait(left_s)
 
-    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call `listener` with the camera's name after each new picture, from the sink's thread, until the function
-        that this returns is called; it must return at once."""
+    def watch(self, camera: str, listener: Callable[[], None]) -> Callable[[], None]:
+        """Draw a camera's pictures, and call `listener` after each, from the sink's thread, until the function that
+        this returns is called; it must return at once."""
         with self._changed:
-            self._listeners.append(listener)
+            self._count(camera, 1)
+            self._listeners.setdefault(camera, []).append(listener)
 
         def end() -> None:
             with self._changed:
-                self._listeners.remove(listener)
+                self._count(camera, -1)
+                self._listeners[camera].remove(listener)
 
         return end
 
@@ -102,9 +110,11 @@ class MjpegSink(ViewSink):
     def _show(self, record: Record, now_ns: int) -> None:
         camera = record.camera
         with self._changed:
-            if now_ns - self._asked_ns.get(camera, -INTEREST_NS) >= INTEREST_NS:
+            if not self._watchers[camera]:
                 self._newest.pop(camera, None)  # whoever asks next must not get an old one
                 return
+        if record.labels is not None and record.frame is None:  # published before anybody watched
+            return
         valid = record.labels is not None and not record.expired(now_ns)
         data = self._encoded(self._view.draw(record, now_ns))
         with self._changed:
@@ -112,10 +122,23 @@ class MjpegSink(ViewSink):
             self._newest[camera] = Jpeg(
                 camera, data, number, record.sequence, valid, record.reason, record.born_ns, record.published_ns
             )
-            listeners = tuple(self._listeners)
+            listeners = tuple(self._listeners.get(camera, ()))
             self._changed.notify_all()
         for listener in listeners:
-            listener(camera)
+            listener()
+
+    @contextlib.contextmanager
+    def _watched(self, camera: str) -> Iterator[None]:
+        """With the lock: the caller is one who watches."""
+        self._count(camera, 1)
+        try:
+            yield
+        finally:
+            self._count(camera, -1)
+
+    def _count(self, camera: str, more: int) -> None:
+        self._watchers[camera] += more
+        self._watching += more
 
     def _encoded(self, picture: np.ndarray) -> bytes:
         done, data = cv2.imencode(".jpg", picture, self._options)

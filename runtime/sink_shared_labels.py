@@ -9,8 +9,11 @@ import math
 import mmap
 import os
 import re
+import stat
+import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -33,22 +36,30 @@ from runtime.shared_labels import (
     SLOT,
     SLOT_AT,
     SLOTS,
+    WRITER,
+    WRITER_AT,
+    is_gone,
+    own_identity,
     path_of,
 )
 
 NAME = r"[a-z0-9_-]{1,64}"
 FIRST_PIXELS = 720 * 1280  # room before the first picture is seen; larger ones get a new file
+LOCK_S, LOCK_PAUSE_S = 0.5, 0.005  # how long another's look at a file may take
+YOUNG_S = 60.0  # so long a file that has no writer's name in it yet is left to whoever is making it
 
 
 class SharedLabelsSink(Sink):
     """The newest label map of each camera, and INVALID with its reason where there is none that may be used.
 
     cameras: their names are those of the label maps, with `prefix` before them. mode: rights of the files; 0o644 lets
-    other users of the machine read. PspnetError where another process writes under a name, or /dev/shm is full.
+    other users of the machine read. PspnetError where another process writes under a name, or /dev/shm is full. What
+    writers that were killed have left behind, under any name, is removed first.
     """
 
     def __init__(self, spec: NetworkSpec, cameras: Sequence[str], prefix: str = "", mode: int = 0o600) -> None:
         self._files: dict[str, LabelFile] = {}
+        remove_orphans()
         try:
             for camera in cameras:
                 self._files[camera] = LabelFile(prefix + camera, spec, mode)
@@ -64,6 +75,40 @@ class SharedLabelsSink(Sink):
         """Tell consumers that there is nothing more to come, and remove the files."""
         for file in self._files.values():
             file.close()
+
+
+def remove_orphans() -> list[Path]:
+    """Remove the label maps whose writer was killed; returns their files. Those of a living one are never touched.
+
+    A writer holds a lock on its file as long as it lives, whatever container it runs in; where its process can be
+    looked for by its number and the time when it began, it must be gone as well.
+    """
+    name = path_of("").name
+    found = [path for pattern in (f"{name}*", f".{name}*") for path in path_of("").parent.glob(pattern)]
+    return [path for path in found if _removed_orphan(path)]
+
+
+def _removed_orphan(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # somebody else's, or removed in between
+        return False
+    try:
+        there = os.fstat(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        head = os.pread(descriptor, WRITER.size, WRITER_AT)
+        writer = WRITER.unpack(head) if len(head) == WRITER.size else (0, 0, 0)
+        young = not writer[0] and time.time() - there.st_mtime < YOUNG_S
+        if young or is_gone(*writer) is False:
+            return False
+        if not stat.S_ISREG(there.st_mode) or not os.path.samestat(os.stat(path), there):
+            return False
+        path.unlink()
+        return True
+    except OSError:  # it is locked: its writer lives
+        return False
+    finally:
+        os.close(descriptor)
 
 
 class LabelFile:
@@ -153,14 +198,11 @@ class LabelFile:
             return False
         stack.callback(os.close, there)
         ours = self._memory is not None and not self._gone()
-        try:
-            if not ours:
-                fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a writer that was killed holds none
-        except BlockingIOError:
+        if not ours and not _locked(there):
             name = self._path.name.removeprefix(path_of("").name)
             raise PspnetError(
                 f"another process writes the shared labels {name}: stop it, or choose another prefix for these"
-            ) from None
+            )
         try:
             if not os.path.samestat(os.stat(self._path), os.fstat(there)):
                 return False
@@ -168,6 +210,19 @@ class LabelFile:
             return False
         os.replace(self._temporary, self._path)
         return True
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file whose writer was killed; False where it lives. Another run may hold the lock for a moment to see."""
+    end_s = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(LOCK_PAUSE_S)
 
 
 class _Memory:
@@ -180,6 +235,7 @@ class _Memory:
         os.fchmod(descriptor, mode)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self._bytes = np.frombuffer(mmap.mmap(descriptor, size_bytes), np.uint8)
+        self._put(WRITER_AT, WRITER.pack(*own_identity()))
         self._put(0, HEADER.pack(MAGIC, slot_bytes))
         self._put(CLASSES_AT, len(classes).to_bytes(4, "little") + classes)
 

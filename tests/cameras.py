@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,6 +61,17 @@ class Watched:
         self.camera.release(frame)
         return True
 
+    def is_at_step(self, step: int) -> bool:
+        """Whether its script has come to the step of this number, from 0, and that has taken place."""
+        script = self.camera._memory.gauges.script
+        return bool(script[0] == step and script[2])
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether its process lets SIGTERM wait, as after `deaf`."""
+        pid = self.camera.status().pid
+        return pid is not None and blocks_sigterm(pid)
+
     def until(self, condition: Callable[[], object], deadline_s: float = PATIENCE_S) -> None:
         """Takes pictures until the condition holds."""
         take_until([self], condition, deadline_s)
@@ -82,6 +94,13 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def blocks_sigterm(pid: int | None) -> bool:
+    """Whether SIGTERM waits, by what the kernel says of the process's main thread."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def wait_for(condition: Callable[[], object], deadline_s: float = PATIENCE_S) -> None:

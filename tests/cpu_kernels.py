@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import cuda_kernels, kernel_cache
+from runtime import cuda_kernels, kernel_cache, nvrtc
 from tests.doubles import cuda_driver
 
 INTRINSICS = Path(cuda_driver.__file__).with_name("cuda_intrinsics.h")
@@ -40,3 +40,21 @@ def use_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the kernels with")
     monkeypatch.setattr(cuda_kernels, "cubin", lambda name, *device: library(name))
+
+
+def keep_in(cache: Path, version: tuple[int, int], compute_capability: tuple[int, int] = (8, 7)) -> None:
+    """Put what g++ makes into a cache folder, as if an NVRTC of that version had left it there."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the kernels with")
+    options = kernel_cache.options_for(compute_capability)
+    cache.mkdir(parents=True)
+    for name in cuda_kernels.FUNCTIONS:
+        file = cache / kernel_cache.file_name(name, kernel_cache.source(name), options, version)
+        file.write_bytes(hashlib.sha256(library(name)).digest() + library(name))
+
+
+def without_nvrtc(monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> None:
+    """A machine without NVRTC, whose cache folder is below `cache_home`."""
+    monkeypatch.setattr(nvrtc, "_opened", lambda major: None)
+    monkeypatch.setattr(nvrtc, "_files", lambda major: [])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))

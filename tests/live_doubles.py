@@ -32,7 +32,7 @@ class FakeCamera:
 
     def __init__(self, name: str, max_age_ms: float = 60_000, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.name, self.settings = name, CameraSettings(name, "test://pattern", max_age_ms=max_age_ms)
-        self.state, self.since_ns, self.message = CameraState.RUNNING, 0, ""
+        self.state, self.since_ns, self.message, self.cause = CameraState.RUNNING, 0, "", ""
         self.lent: list[int] = []
         self.released: list[int] = []
         self.started = self.stopped = False
@@ -76,8 +76,8 @@ class FakeCamera:
 
     def status(self) -> CameraStatus:
         return CameraStatus(
-            self.name, "test://pattern", self.state, self.since_ns, "", self.message, 30.0, self._sequence, {}, 0, 0,
-            "none", SIZE, 0.0, 0, 0, None, (),
+            self.name, "test://pattern", self.state, self.since_ns, self.cause, self.message, 30.0, self._sequence,
+            {}, 0, 0, "none", SIZE, 0.0, 0, 0, None, (),
         )  # fmt: skip
 
     def request_stop(self, deadline_s: float) -> None:

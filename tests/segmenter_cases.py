@@ -57,10 +57,15 @@ def engine_of(model: Path, path: Path, trt: ModuleType) -> Path:
     return path
 
 
-def photos(size: tuple[int, int] | None = None) -> list[np.ndarray]:
-    """Three pictures (H, W, 3) uint8 BGR, 360x480 or of that (height, width)."""
+@functools.cache
+def photos(size: tuple[int, int] | None = None) -> tuple[np.ndarray, ...]:
+    """Three pictures (H, W, 3) uint8 BGR, 360x480 or of that (height, width); nobody may change them."""
     found = [cv2.imread(str(path)) for path in sorted((CAMVID / "val" / "images").iterdir())]
-    return found if size is None else [cv2.resize(each, size[::-1], interpolation=cv2.INTER_AREA) for each in found]
+    if size is not None:
+        found = [cv2.resize(each, size[::-1], interpolation=cv2.INTER_AREA) for each in found]
+    for each in found:
+        each.flags.writeable = False
+    return tuple(found)
 
 
 def frame_of(bgr: np.ndarray, layout: str = "bgr", source: str = "front", sequence: int = 0) -> Frame:

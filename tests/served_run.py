@@ -64,7 +64,7 @@ class FakePictures:
 
     def __init__(self) -> None:
         self._newest: dict[str, Jpeg] = {}
-        self._listeners: list[Callable[[str], None]] = []
+        self._listeners: list[tuple[str, Callable[[], None]]] = []
 
     def show(self, data: bytes, camera: str = "front", valid: bool = True, age_ms: float = 0.0) -> int:
         """One more picture; its number."""
@@ -73,8 +73,9 @@ class FakePictures:
         reason = "" if valid else "the camera is stalled"
         captured_ns = now_ns - int(age_ms * 1e6)
         self._newest[camera] = Jpeg(camera, data, number, number + 100, valid, reason, captured_ns, now_ns)
-        for listener in tuple(self._listeners):
-            listener(camera)
+        for watched, listener in tuple(self._listeners):
+            if watched == camera:
+                listener()
         return number
 
     def latest_jpeg(self, camera: str, after: int = 0, wait_s: float = 0.0) -> Jpeg | None:
@@ -82,14 +83,14 @@ class FakePictures:
         newest = self._newest.get(camera)
         return newest if newest is not None and newest.number > after else None
 
-    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
+    def watch(self, camera: str, listener: Callable[[], None]) -> Callable[[], None]:
         """As the sink's."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        self._listeners.append((camera, listener))
+        return lambda: self._listeners.remove((camera, listener))
 
     @property
     def listeners(self) -> int:
-        """How many listen now."""
+        """How many watch now."""
         return len(self._listeners)
 
 

@@ -36,7 +36,7 @@ def opened(*arguments):
             raise MemoryError
     runner.before_infer = infer
     return runner
-drive.open_runner = opened
+drive.open_runner, drive.check_artefact = opened, lambda path, engine: None
 from pspnet.cli import main
 sys.exit(main({arguments!r}))
 """
@@ -246,6 +246,7 @@ def test_a_password_on_the_command_line_is_warned_about_and_never_shown(tmp_path
         (["m.onnx", "test://pattern", "--window", "--select-share", "0.1"], "select_share is of the frames"),
         (["m.onnx", "--config", "drive.toml"], "the file says which network and cameras run"),
         (["--config", "drive.toml", "--serve"], "--serve stands beside --config: write it into the file"),
+        (["m.onnx", "test://pattern", "--serve"], "m.onnx is no file"),
         (["--config", "gone.toml"], "cannot read gone.toml"),
     ],
 )

@@ -129,7 +129,7 @@ def test_numbers_and_names_out_of_range(
         {"std": [0, 0, 0]}, {"mean": None}, {"mean": [1, 2]}, {"std": ["a", "b", "c"]}, {"mean": [float("nan")] * 3},
         {"palette": [[1, 2]] * 11}, {"palette": [[999, 0, 0]] * 11}, {"drivable": [99]}, {"drivable": "Road"},
         {"input_size": [96.0, 128.0]}, {"class_names": list(range(11))}, {"branch_channels": -3},
-        {"head_channels": 7.5}, {"bins": []}, {"unheard_of": 1},
+        {"head_channels": 7.5}, {"bins": [0]}, {"unheard_of": 1},
     ],
 )  # fmt: skip
 def test_damaged_specs_are_refused_wherever_they_are(changes: dict, own: Path, capsys: pytest.CaptureFixture) -> None:

@@ -6,12 +6,14 @@ import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pspnet.cli import main
 from pspnet.spec import ModelSpec
+from runtime.bench_report import print_table, stamped
 from runtime.benchmark import Candidate, benchmark, median_interval, open_candidates
 from runtime.runner import ClosingRunner
 from runtime.segmenter import CpuSegmenter
@@ -110,3 +112,23 @@ def test_other_classes_are_refused(small_onnx: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "classes.json").write_text(json.dumps(raw))
     assert main(["evaluate", str(small_onnx), "--data", str(tmp_path), "--dataset", "folder", "--split", "all"]) == 2
     assert "class 3 is Road and Pavement" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"),
+    [
+        ({"torch": "2.11.0", "gpu": {"name": "GPU One"}}, ", GPU One (PyTorch 2.11.0); mIoU"),
+        ({"onnxruntime": "1.31.0", "provider": "CUDAExecutionProvider"}, ", ONNX Runtime 1.31.0; mIoU"),
+        ({"tensorrt": "10.3.0", "gpu": {"name": "GPU One"}}, ", GPU One (TensorRT 10.3.0); mIoU"),
+    ],
+)
+def test_the_table_names_the_gpu_and_its_library(
+    candidates: tuple[list[Candidate], list[float]], provenance: dict[str, Any], said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    made, _ = candidates
+    monkeypatch.setattr(SleepingRunner, "provenance", provenance)
+    result = benchmark(made[1:], str(CAMVID / "val" / "images"), rounds=3, frames=1, threads=1)
+    result["candidates"][0]["scores"] = {"miou": 50.0, "protocol": {"images": 3, "split": "val"}}
+    print_table(stamped(result))
+    assert said in capsys.readouterr().out

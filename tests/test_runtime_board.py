@@ -36,7 +36,9 @@ def board(clock: Clock) -> Iterator[Board]:
 
 def test_a_camera_without_any_picture_is_stale(board: Board) -> None:
     assert board.record("front") is None and board.status("front") is None
-    assert board.freshness("front").reason == "no picture yet" and board.freshness("front").age_ms is None
+    assert board.freshness("front").reason == "the engine is loading" and board.freshness("front").age_ms is None
+    board.set_engine(ENGINE)
+    assert board.freshness("front").reason == "no picture yet"
     board.set_status(status("front"))
     assert board.freshness("front").reason == "no picture yet"
 
@@ -80,7 +82,8 @@ def test_readiness_gives_a_slow_camera_three_periods(board: Board, clock: Clock)
 def test_a_camera_that_does_not_run_is_stale_at_once(board: Board, state: CameraState) -> None:
     board.publish(record("front"))
     board.set_status(status("front", state, cause="timeout"))
-    assert board.freshness("front").reason == f"camera is {state.value}: timeout"
+    before = ", last failure" if state is CameraState.CONNECTING else ""
+    assert board.freshness("front").reason == f"camera is {state.value}{before}: timeout"
 
 
 def test_an_invalid_record_is_stale_and_keeps_the_age_of_the_last_valid_one(board: Board, clock: Clock) -> None:
@@ -93,7 +96,7 @@ def test_an_invalid_record_is_stale_and_keeps_the_age_of_the_last_valid_one(boar
 
 
 def test_a_run_is_ready_with_an_engine_and_one_fresh_camera(board: Board) -> None:
-    assert board.unready() == "the engine is being loaded"
+    assert board.unready() == "the engine is loading"
     board.set_engine(ENGINE)
     assert board.unready() == "no camera is fresh: front (no picture yet), rear (no picture yet)"
     board.publish(record("front"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import time
 
 import pytest
@@ -155,3 +156,27 @@ def test_settings_that_name_a_secret_are_hidden_anywhere() -> None:
 def test_address_travels_to_another_process() -> None:
     uri = camera_uri("rtsp://joe:${PW}@cam/s#transport=udp", ENVIRONMENT)
     assert pickle.loads(pickle.dumps(uri)) == uri
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("test://pattern?fps=0", "fps=0 is not possible: fps is a whole number from 1 to 999999"),
+        ("clip:///a.mp4?fps=0.5", "fps=0.5 is not possible: fps is a whole number"),
+        ("test://pattern?size=0x0", "size=0x0 is not possible: size is HEIGHTxWIDTH in pixels, as 360x480"),
+        ("test://pattern?format=rgb", "format=rgb is not possible: format is one of bgr, nv12, yuyv, uyvy"),
+        ("http://host/v#timeout_ms=5", "timeout_ms=5 is not possible: timeout_ms is whole milliseconds from 100"),
+        ("test://pattern?fps=5&fps=6", "fps is given twice: leave one out"),
+    ],
+)
+def test_a_value_that_is_not_possible_is_named_with_what_is(text: str, said: str) -> None:
+    with pytest.raises(PspnetError) as caught:
+        camera_uri(text)
+    assert said in str(caught.value) and str(caught.value).startswith(f"{text}: ") and "\n" not in str(caught.value)
+
+
+def test_what_each_option_takes_is_said_in_words() -> None:
+    for options in uris.OPTIONS.values():
+        for name, pattern in options.items():
+            if name != "script":
+                assert re.fullmatch(r"[\w|]+", pattern) or pattern in uris.NEEDED, name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import threading
 import time
 from itertools import pairwise
@@ -20,6 +19,7 @@ from runtime.capture import Capture, Picture, open_capture
 from runtime.capture_errors import CaptureBroken, CaptureError, CaptureRefused, CaptureTimeout
 from runtime.capture_test import CRASH_STATUS
 from runtime.frame import Frame
+from tests.cameras import blocks_sigterm
 
 LOADED_S = 30.0  # deadline of what must come, on a machine with other work
 YUV_LEVELS = 3.0  # mean error of a round trip through halved chroma of a smooth picture
@@ -179,13 +179,6 @@ def read_for_ever(uri: CameraUri) -> None:
     capture = open_capture(uri, LOADED_S)
     while True:
         capture.read(LOADED_S)
-
-
-def blocks_sigterm(pid: int | None) -> bool:
-    """Whether SIGTERM waits, by what the kernel says of the process's main thread."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
-    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_crash_ends_the_process_once_and_the_script_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

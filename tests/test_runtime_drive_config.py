@@ -48,6 +48,7 @@ sync_ms = 20
 [output]
 jsonl = "out/drive.jsonl"
 select = "/var/picked"
+select_share = 0.2
 shared_labels = "labels"
 window = true
 [merge]
@@ -77,6 +78,7 @@ def test_every_section_arrives(tmp_path: Path) -> None:
     assert (rear.max_age_ms, rear.mask) == (400.0, None)
     assert (config.limits.min_confidence, config.limits.sync_ms, config.limits.seconds) == (0.4, 20.0, None)
     assert (config.output.jsonl, config.output.select) == (tmp_path / "out" / "drive.jsonl", Path("/var/picked"))
+    assert config.output.select_share == 0.2
     assert config.output.window and config.output.shared_labels == "labels" and config.output.video is None
     assert config.merge == {"flat": ("Road", "Pavement")}
     assert config.serve is not None and (config.serve.port, config.serve.token) == (0, "abc")

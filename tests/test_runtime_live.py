@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,64 +12,22 @@ import pytest
 from pspnet.errors import PspnetError
 from runtime.board import Board
 from runtime.camera_state import CameraState
-from runtime.live import LiveSettings, run_live
+from runtime.live import LiveSettings
 from runtime.outlet import Outlet
 from runtime.postprocess import Postprocess
 from runtime.record import Record
 from runtime.segmenter import CpuSegmenter, View
 from runtime.telemetry import Telemetry
-from tests.live_doubles import SIZE, SPEC, FakeCamera, FakeRunner, ListSink, until
+from tests.live_doubles import SIZE, SPEC, FakeRunner, ListSink, until
+from tests.live_runs import Run, runs
 
 STAGES = {"wait", "pre", "infer", "labels", "post", "publish"}
 
 
-class Run:
-    """A live loop in a thread of its own, with two cameras, ended by `end`, which returns what the loop returned."""
-
-    def __init__(self, runner: FakeRunner, *names: str, max_age_ms: float = 60_000, **options: Any) -> None:
-        self.cameras = [FakeCamera(name, max_age_ms) for name in names]
-        self.sink = options.pop("sink", None) or ListSink()
-        self.outlets = [Outlet(self.sink, "list"), *options.pop("more_outlets", [])]
-        self.stop, self.result, self.error = threading.Event(), None, None
-        segmenter = options.pop("segmenter", None) or CpuSegmenter(runner)
-        settings = options.pop("settings", LiveSettings())
-        self._arguments = (self.cameras, segmenter, self.outlets, settings, self.stop)
-        self._options = options
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        until(lambda: all(camera.started for camera in self.cameras))
-
-    def _run(self) -> None:
-        try:
-            self.result = run_live(*self._arguments, **self._options)
-        except Exception as error:
-            self.error = error
-
-    def of(self, name: str, valid: bool = True) -> list[Record]:
-        return [record for record in list(self.sink.records) if record.camera == name and record.valid == valid]
-
-    def end(self) -> Any:
-        self.stop.set()
-        self._thread.join(20)
-        assert not self._thread.is_alive() and all(camera.stopped for camera in self.cameras) and self.sink.closed
-        assert all(camera.lent == [] for camera in self.cameras)
-        for camera in self.cameras:
-            camera.close()
-        return self.result
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., Run]]:
-    runs: list[Run] = []
-
-    def made(*arguments: Any, **options: Any) -> Run:
-        runs.append(Run(*arguments, **options))
-        return runs[-1]
-
-    yield made
-    for run in runs:
-        if not run.stop.is_set():
-            run.end()
+    with runs() as made:
+        yield made
 
 
 def test_results_are_those_of_the_segmenter_with_stamps_and_times(start: Callable[..., Run]) -> None:

@@ -12,7 +12,10 @@ from pspnet.cli import main
 from pspnet.dataset import open_dataset
 from pspnet.errors import PspnetError
 from runtime import recordings
-from runtime.recordings import read_list, read_manifest, shard_from_text
+from runtime.recordings import read_list, read_manifests, shard_from_text
+from runtime.torch_runner import TorchRunner
+from tests.doubles.cuda_driver import CudaDouble
+from tests.torch_double import OnDouble, network_of
 
 
 @pytest.fixture
@@ -71,10 +74,43 @@ def test_resumes_where_it_was_interrupted(listed: Path, small_onnx: Path, monkey
         file.write('{"file": "half a li')  # the power went
     assert run(listed, small_onnx) == 0
     assert len(calls) == 6  # 2 done, 1 interrupted, 3 after it
-    done = read_manifest(manifest)
+    done = read_manifests(manifest.parent)
     assert len(done) == 5 and all(line["state"] == "done" for line in done.values())
     assert run(listed, small_onnx) == 0
     assert len(calls) == 6
+
+
+def test_what_is_done_is_known_however_the_list_was_split(
+    listed: Path, small_onnx: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(listed, small_onnx, "--shard", "1/2") == 0  # the first, third and fifth
+    outputs = {path: path.stat().st_mtime_ns for path in (listed.parent / "out").rglob("*.png")}
+    capsys.readouterr()
+    for shard, said in (("1/3", "1 done, 1 left out"), ("2/3", "1 done, 1 left out"), ("3/3", "1 left out")):
+        assert run(listed, small_onnx, "--shard", shard) == 0
+        assert f"of shard {shard}: {said};" in capsys.readouterr().out
+    assert run(listed, small_onnx) == 0
+    assert "5 left out" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == written_ns for path, written_ns in outputs.items())
+    assert run(listed, small_onnx, "--shard", "2/2", "--fit", "letterbox") == 2  # though shard 2/2 has no line yet
+    assert "holds 5 recordings of another network or other settings" in capsys.readouterr().err
+
+
+def test_the_newest_line_of_a_recording_counts_whichever_shard_wrote_it(
+    listed: Path, small_onnx: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(listed, small_onnx) == 0
+    manifest = listed.parent / "out" / "manifest-1-of-1.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    newer = lines[0] | {"state": "failed", "started": "9999-01-01T00:00:00Z"}
+    older = lines[1] | {"state": "failed", "started": "2001-01-01T00:00:00Z"}
+    other = manifest.with_name("manifest-9-of-9.jsonl")
+    other.write_text("".join(json.dumps(line) + "\n" for line in (newer, older)))
+    capsys.readouterr()
+    assert run(listed, small_onnx, "--shard", "1/2") == 0  # holds the first one
+    assert "1 done, 2 left out" in capsys.readouterr().out
+    assert run(listed, small_onnx, "--shard", "2/2") == 0  # holds the second one
+    assert "2 left out" in capsys.readouterr().out
 
 
 def test_a_failed_recording_is_told_and_tried_again(
@@ -102,7 +138,29 @@ def test_a_changed_recording_is_run_again(listed: Path, small_onnx: Path) -> Non
 def test_another_network_is_refused(listed: Path, small_onnx: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(listed, small_onnx) == 0
     assert run(listed, small_onnx, "--fit", "letterbox") == 2
-    assert "lists 5 recordings of another network or other settings: give another -o" in capsys.readouterr().err
+    assert "holds 5 recordings of another network or other settings: give another -o" in capsys.readouterr().err
+
+
+def test_labels_of_another_precision_do_not_mix(
+    listed: Path, small_checkpoint: Path, cuda_double: CudaDouble, kernels_on_cpu: None,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """A checkpoint is float32 on a CPU, and float16 where PyTorch has a GPU: the same file, other labels."""
+    assert run(listed, small_checkpoint) == 0
+    assert {(line["engine"], line["precision"]) for line in lines_of(listed)} == {("torch", "fp32")}
+    made: list[OnDouble] = []
+
+    def network(runner: TorchRunner) -> OnDouble:
+        made.append(network_of(small_checkpoint))
+        return made[-1]
+
+    monkeypatch.setattr(TorchRunner, "network", network)
+    assert run(listed, small_checkpoint) == 2
+    assert "holds 5 recordings of another network or other settings" in capsys.readouterr().err
+    (listed.parent / "out").rename(listed.parent / "before")
+    assert run(listed, small_checkpoint) == 0
+    assert {(line["engine"], line["precision"]) for line in lines_of(listed)} == {("torch-cuda", "fp16")}
+    assert len(made) == 2 and cuda_double.live() == {}  # one network for all recordings of a run
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "a/b", "1/2/3", "-1/2"])

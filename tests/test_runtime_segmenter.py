@@ -15,8 +15,9 @@ from pspnet.errors import PspnetError
 from pspnet.inference import Inference, Mode
 from pspnet.metadata import read_model
 from pspnet.spec import ModelSpec
+from runtime.frame import Frame
 from runtime.runner import ClosingRunner, open_runner
-from runtime.segmenter import CpuSegmenter
+from runtime.segmenter import MOST_CAMERAS, CpuSegmenter
 from tests.guests import graph, save
 from tests.nets import CAMVID, CLIP, random_model
 from tests.test_refusals import refusal
@@ -140,3 +141,29 @@ def test_one_bad_value_anywhere_is_found_and_large_values_are_not_bad(path: str)
             wrong.flat[place] = bad
             with pytest.raises(PspnetError, match="the network gives logits that are NaN or infinite"):
                 LABELS[path](ConstantRunner(spec, wrong), image)
+
+
+def test_a_list_of_recordings_does_not_fill_the_memory() -> None:
+    """Each recording is a camera by its name; only the newest keep their memory, and older ones may come again."""
+    spec, _ = random_model("mobilenet_v2", 16, (96, 128))
+    segmenter = CpuSegmenter(FirstClass(spec))
+    picture = np.zeros((40, 60, 3), np.uint8)
+    for number in [*range(3 * MOST_CAMERAS), 0]:
+        result = segmenter.segment([Frame(picture, "bgr", f"{number}.png", 0, 0, 0)])[0]
+        assert result.labels.shape == (40, 60) and not result.labels.any()
+        assert len(segmenter._memories) <= MOST_CAMERAS + 1
+    assert "0.png" in segmenter._memories and "1.png" not in segmenter._memories
+
+
+class FirstClass(ClosingRunner):
+    """Every pixel is of class 0."""
+
+    engine, precision = "none", "none"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def infer(self, images: np.ndarray) -> np.ndarray:
+        logits = np.zeros((len(images), self.spec.classes, *self.spec.map_size), np.float32)
+        logits[:, 0] = 1
+        return logits

@@ -150,12 +150,32 @@ def test_readiness_needs_an_engine_and_a_fresh_camera() -> None:
     with Run() as run:
         assert run.ask("/healthz")[0] == 200
         code, _, body = run.ask("/readyz")
-        assert (code, body) == (503, b"not ready: the engine is being loaded\n")
+        assert (code, body) == (503, b"not ready: the engine is loading\n")
         run.go()
         assert run.ask("/readyz")[0] == 200
         run.board.set_status(status("front", CameraState.STALLED, cause="stalled"))
         code, _, body = run.ask("/readyz")
         assert code == 503 and b"front (camera is stalled: stalled)" in body
+
+
+def test_while_the_engine_is_loading_the_page_is_there_and_says_so() -> None:
+    run = Run()
+    run.server = Server(run.telemetry, run.board, port=0, token=TOKEN)  # the pictures come with the engine
+    with run:
+        assert run.ask("/healthz")[0] == 200 and run.ask("/")[0] == 200
+        code, _, body = run.ask("/readyz")  # without the token: nothing in it is of a camera
+        assert (code, body) == (503, b"not ready: the engine is loading\n")
+        asked = {"authorization": f"Bearer {TOKEN}"}
+        found = json.loads(run.ask("/api/status", headers=asked)[2])
+        assert (found["ready"], found["reason"], found["engine"]) == (False, "the engine is loading", None)
+        assert {(each["state"], each["reason"]) for each in found["cameras"]} == {("waiting", "the engine is loading")}
+        for path in ("/stream/front.mjpg", "/snapshot/front.jpg", "/snapshot/front.png"):
+            code, _, body = run.ask(path, headers=asked)
+            assert code == 503 and b"the engine is loading" in body, path
+        run.server.show(run.pictures)
+        run.go()
+        run.pictures.show(picture(200))
+        assert run.ask("/readyz")[0] == 200 and run.ask("/snapshot/front.jpg", headers=asked)[0] == 200
 
 
 def test_a_snapshot_says_whether_it_is_stale(run: Run) -> None:

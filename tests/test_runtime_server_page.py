@@ -9,6 +9,7 @@ import pytest
 
 from runtime.camera_state import CameraState
 from runtime.camera_status import CameraEvent
+from runtime.server import Server
 from tests import chromium
 from tests.chromium import Chromium
 from tests.served_run import TOKEN, Repeating, Run, picture, status, until
@@ -21,8 +22,16 @@ LEVEL = 8  # of 255; JPEG and the browser's colour management round
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("chromium")) as tab:
+    with Chromium(tmp_path_factory.mktemp("chromium"), hurry=10) as tab:  # it asks ten times a second, not once
         yield tab
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Run]:
+    """A run with results that go on, for tests that change nothing in it."""
+    with Run() as run, Repeating(run.fresh, 0.1):
+        run.go()
+        yield run
 
 
 @pytest.fixture
@@ -74,19 +83,37 @@ def test_a_run_is_shown_and_follows_what_happens(tab: Chromium) -> None:
     assert tab.errors == []
 
 
-def test_live_pictures_are_seen_as_they_come(tab: Chromium) -> None:
-    with Run() as run:
+def test_a_page_that_is_opened_while_the_engine_loads_says_so_and_goes_live_with_it(tab: Chromium) -> None:
+    run = Run()
+    run.server = Server(run.telemetry, run.board, port=0)  # the pictures come with the engine
+    with run:
+        tab.open(run.server.url)
+        tab.wait_for("document.querySelector('#trouble')?.innerText === 'the engine is loading'")
+        assert text(tab, "document.querySelector('#ready')") == "not ready"
+        tab.wait_for("document.querySelectorAll('article').length == 2")
+        front = text(tab, CARD.format("front"))
+        assert "waiting" in front and "NO PICTURE" in front and "the engine is loading" in front
+        run.server.show(run.pictures)
         run.go()
-        with Repeating(run.fresh, 0.1):
-            tab.open(run.server.url)
-            assert until(lambda: run.pictures.listeners == 2)
-            for level in (40, 120, 220):  # each is seen before the next one comes
-                run.pictures.show(picture(level))
-                for _ in range(200):
-                    if abs(shown_level(tab, "front") - level) <= LEVEL:
-                        break
-                    tab.evaluate("new Promise((done) => setTimeout(done, 50))")
-                assert abs(shown_level(tab, "front") - level) <= LEVEL
+        with Repeating(run.fresh, 0.1), Repeating(lambda: run.pictures.show(picture(200)), 0.1):
+            tab.wait_for("document.querySelector('#ready').innerText === 'ready'")
+            assert tab.wait_for(f"{CARD.format('front')}.querySelector('img').naturalWidth") == 80
+            assert "/stream/" in tab.evaluate(f"{CARD.format('front')}.querySelector('img').src")
+    assert tab.errors == []
+
+
+def test_live_pictures_are_seen_as_they_come(tab: Chromium) -> None:
+    with Run() as run, Repeating(run.fresh, 0.1):
+        run.go()
+        tab.open(run.server.url)
+        assert until(lambda: run.pictures.listeners == 2)
+        for level in (40, 120, 220):  # each is seen before the next one comes
+            run.pictures.show(picture(level))
+            for _ in range(1000):
+                if abs(shown_level(tab, "front") - level) <= LEVEL:
+                    break
+                tab.evaluate("new Promise((done) => setTimeout(done, 10))")
+            assert abs(shown_level(tab, "front") - level) <= LEVEL
 
 
 def test_nothing_stays_looking_alive_when_the_run_has_ended(tab: Chromium) -> None:
@@ -122,32 +149,29 @@ def test_a_token_is_asked_for_refused_and_accepted_with_the_keyboard_alone(tab: 
     assert tab.errors == []
 
 
-def test_the_keyboard_reaches_every_control(tab: Chromium) -> None:
-    with Run() as run, Repeating(run.fresh, 0.1):
-        run.go()
-        tab.open(run.server.url)
-        tab.wait_for("document.querySelectorAll('article').length == 2")
-        reached: list[str] = []
-        while "document" not in reached and len(reached) < 30:  # behind the last one comes the window itself
-            tab.press("Tab")
-            reached.append(
-                tab.evaluate("""(() => { const at = document.activeElement;
-                return at === document.body ? 'document' : at.innerText || at.name || '' })()""")
-            )
-        assert reached[0] == "Skip to the cameras" and reached.count("Enlarge") == 2 and "mark" in reached
-        images = tab.evaluate("[...document.images].every((image) => image.alt)")
-        named = tab.evaluate("[...document.querySelectorAll('svg')].every((plot) => plot.getAttribute('aria-label'))")
-        assert images and named
+def test_the_keyboard_reaches_every_control(tab: Chromium, live: Run) -> None:
+    tab.open(live.server.url)
+    tab.wait_for("document.querySelectorAll('article').length == 2")
+    tab.wait_for("document.querySelectorAll('.plot .line').length >= 3")
+    reached: list[str] = []
+    while "document" not in reached and len(reached) < 30:  # behind the last one comes the window itself
+        tab.press("Tab")
+        reached.append(
+            tab.evaluate("""(() => { const at = document.activeElement;
+            return at === document.body ? 'document' : at.innerText || at.name || '' })()""")
+        )
+    assert reached[0] == "Skip to the cameras" and reached.count("Enlarge") == 2 and "mark" in reached
+    images = tab.evaluate("[...document.images].every((image) => image.alt)")
+    named = tab.evaluate("[...document.querySelectorAll('svg')].every((plot) => plot.getAttribute('aria-label'))")
+    assert images and named
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
-def test_the_page_fits_into_its_window(tab: Chromium, tmp_path: Path, width: int, dark: bool) -> None:
-    with Run() as run, Repeating(run.fresh, 0.1):
-        run.go()
-        tab.open(run.server.url, (800, width), dark)
-        tab.wait_for("document.querySelectorAll('.plot .line').length >= 3")
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (background == "rgb(255, 255, 255)") is not dark
-        tab.screenshot(tmp_path / "page.png")
-        assert (tmp_path / "page.png").stat().st_size > 10_000
+def test_the_page_fits_into_its_window(tab: Chromium, live: Run, tmp_path: Path, width: int, dark: bool) -> None:
+    tab.open(live.server.url, (800, width), dark)
+    tab.wait_for("document.querySelectorAll('.plot .line').length >= 3")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is not dark
+    tab.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import service
 from runtime.service import Progress, run_as_service
 from runtime.systemd import ServiceWatchdog, notify
 
@@ -155,6 +156,41 @@ def test_what_does_not_end_is_left_behind(capsys: pytest.CaptureFixture) -> None
     run_as_service(hangs, {}, leave)
     assert codes == [0] and 1.5 < time.monotonic() - start_s < PATIENCE_S
     assert "left behind" in capsys.readouterr().err
+
+
+def test_a_stop_while_the_engine_loads_is_not_kept_waiting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "STOP_LIMIT_S", 2 * PATIENCE_S)  # so that only the load's own limit can end this
+    released, codes = threading.Event(), []
+
+    def loads(stop: threading.Event, progress: Progress) -> None:
+        with progress.loading():
+            os.kill(os.getpid(), signal.SIGTERM)
+            released.wait(2 * PATIENCE_S)
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        released.set()
+
+    start_s = time.monotonic()
+    run_as_service(loads, {}, leave)
+    assert codes == [0] and time.monotonic() - start_s < PATIENCE_S
+    assert capsys.readouterr().err == "pspnet: stopped while the engine was loading\n"
+
+
+def test_what_must_end_in_order_is_waited_for_once_the_engine_is_loaded() -> None:
+    ended: list[bool] = []
+
+    def works(stop: threading.Event, progress: Progress) -> None:
+        with progress.loading():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(PATIENCE_S)
+        time.sleep(5 * service.LOAD_LIMIT_S)  # sinks that flush
+        ended.append(True)
+
+    assert run_as_service(works, {}) == 0 and ended == [True]
 
 
 def test_a_second_signal_leaves_at_once() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pspnet.errors import PspnetError
-from runtime import frame_code, sink_mjpeg
+from runtime import frame_code
 from runtime.board import Board
 from runtime.camera import Camera
 from runtime.camera_settings import CameraSettings
@@ -24,52 +24,85 @@ from runtime.jpeg import bgr_from_jpeg
 from runtime.live import LiveSettings, run_live
 from runtime.live_view import SILENT_NS
 from runtime.outlet import Outlet, Sink
+from runtime.publisher import Publisher
 from runtime.record import Record, no_signal
 from runtime.segmenter import CpuSegmenter
 from runtime.server import Server
-from runtime.sink_mjpeg import Jpeg, MjpegSink
+from runtime.sink_mjpeg import MjpegSink
 from runtime.telemetry import Telemetry
 from tests.live_doubles import SPEC as LIVE_SPEC
-from tests.live_doubles import FakeRunner
-from tests.live_records import PATIENCE_S, SPEC, record_of, until
+from tests.live_doubles import FakeCamera, FakeRunner
+from tests.live_records import PATIENCE_S, SPEC, record_of, result_of, until
 
 JPEG_LEVELS = 8.0  # mean error of an overlay of even fields at quality 80
 CODES = 20
 
 
-def test_nothing_is_drawn_until_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def drawings(sink: MjpegSink, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Camera and sequence of each picture that is drawn from now on."""
+    drawn: list[tuple[str, int]] = []
+    draw = sink._view.draw
+
+    def noted(record: Record, now_ns: int) -> np.ndarray:
+        drawn.append((record.camera, record.sequence))
+        return draw(record, now_ns)
+
+    monkeypatch.setattr(sink._view, "draw", noted)
+    return drawn
+
+
+def watched(*cameras: str) -> MjpegSink:
+    """A sink with somebody who watches these cameras."""
     sink = MjpegSink(SPEC)
-    encoded = []
-    monkeypatch.setattr(sink, "_encoded", lambda picture: encoded.append(1) or b"jpeg")
-    sink(record_of(0))
-    assert not encoded and sink.latest_jpeg("front") is None
-    sink(record_of(1))
-    sink(record_of(2, camera="rear"))
-    assert len(encoded) == 1
+    for camera in cameras:
+        sink.watch(camera, lambda: None)
+    return sink
+
+
+def test_nothing_is_drawn_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = MjpegSink(SPEC)
+    drawn = drawings(sink, monkeypatch)
+    for sequence in range(3):
+        sink(record_of(sequence))
+        assert sink.latest_jpeg("front") is None  # a glance that waits for nothing is no watching
+    assert drawn == [] and sink.wants == frozenset()
+    end = sink.watch("front", lambda: None)
+    assert sink.wants == {"picture"}
+    sink(record_of(3))
+    sink(record_of(4, camera="rear"))
     for _ in range(5):  # many viewers, one picture
-        assert sink.latest_jpeg("front") == Jpeg("front", b"jpeg", 1, 1, True, "", *_stamps(sink.latest_jpeg("front")))
-    assert len(encoded) == 1
+        jpeg = sink.latest_jpeg("front")
+        assert jpeg is not None and (jpeg.number, jpeg.sequence, jpeg.valid) == (1, 3, True)
+    assert drawn == [("front", 3)]
+    end()
+    assert sink.wants == frozenset()
+    sink(record_of(5))
+    assert drawn == [("front", 3)]
+    assert sink.latest_jpeg("front") is None  # whoever comes next must not get an old one
 
 
-def _stamps(jpeg: Jpeg | None) -> tuple[int | None, int]:
-    assert jpeg is not None
-    return jpeg.born_ns, jpeg.published_ns
+def test_a_run_that_nobody_watches_copies_no_pictures() -> None:
+    camera, sink = FakeCamera("front"), MjpegSink(SPEC)
+    with Publisher([camera], [Outlet(sink, "page")], SPEC) as publisher:
+        assert publisher.result(camera, result_of(0)).frame is None
+        end = sink.watch("front", lambda: None)
+        assert publisher.result(camera, result_of(1)).frame is not None
+        end()
+        assert publisher.result(camera, result_of(2)).frame is None
+    camera.close()
 
 
-def test_interest_ends_and_takes_the_old_picture_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sink = MjpegSink(SPEC)
+def test_a_record_from_before_anybody_watched_is_not_shown_as_no_signal() -> None:
+    sink = watched("front")
+    sink(dataclasses.replace(record_of(1), frame=None))
     assert sink.latest_jpeg("front") is None
-    sink(record_of(0))
-    assert sink.latest_jpeg("front") is not None
-    monkeypatch.setattr(sink_mjpeg, "INTEREST_NS", 0)
-    sink(record_of(1))
-    monkeypatch.undo()
-    assert sink.latest_jpeg("front") is None
+    sink(record_of(2))
+    jpeg = sink.latest_jpeg("front")
+    assert jpeg is not None and (jpeg.sequence, jpeg.valid) == (2, True)
 
 
 def test_the_picture_is_the_overlay() -> None:
-    sink = MjpegSink(SPEC, alpha=0.5)
-    sink.latest_jpeg("front")
+    sink = watched("front")
     record = record_of(3, (240, 320))
     assert record.captured_ns is not None
     record = dataclasses.replace(record, sensor_ns=record.captured_ns - 1000)
@@ -86,8 +119,7 @@ def test_the_picture_is_the_overlay() -> None:
 
 
 def test_an_invalid_record_makes_an_invalid_picture() -> None:
-    sink = MjpegSink(SPEC)
-    sink.latest_jpeg("front")
+    sink = watched("front")
     record = record_of(3)
     sink(record.invalidated("the camera is frozen", record.published_ns))
     jpeg = sink.latest_jpeg("front")
@@ -100,6 +132,7 @@ def test_an_invalid_record_makes_an_invalid_picture() -> None:
 def test_a_loop_that_hangs_shows_as_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.live_view.SILENT_NS", SILENT_NS // 20)
     outlet = Outlet(sink := MjpegSink(SPEC, ["front"]), "page")
+    sink.watch("front", lambda: None)
     outlet.start()
     try:
         until(lambda: (jpeg := sink.latest_jpeg("front")) is not None and jpeg.reason == "no picture yet")
@@ -111,9 +144,8 @@ def test_a_loop_that_hangs_shows_as_no_signal(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_silent_camera_shows_while_another_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    sink = MjpegSink(SPEC)
+    sink = watched("front", "rear")
     for camera in ("front", "rear"):
-        sink.latest_jpeg(camera)
         sink(record_of(1, camera=camera))
     monkeypatch.setattr("runtime.live_view.SILENT_NS", -1)
     monkeypatch.setattr("runtime.live_view.SHOWN_AGAIN_NS", -1)
@@ -122,22 +154,25 @@ def test_a_silent_camera_shows_while_another_goes_on(monkeypatch: pytest.MonkeyP
     assert jpeg is not None and not jpeg.valid and "nothing published" in jpeg.reason
 
 
-def test_waiting_and_listening() -> None:
+def test_waiting_and_watching() -> None:
     sink = MjpegSink(SPEC)
-    heard: list[str] = []
-    end = sink.listen(heard.append)
     begun_s = time.monotonic()
     assert sink.latest_jpeg("front", wait_s=0.05) is None and time.monotonic() - begun_s >= 0.05
     timer = threading.Timer(0.05, lambda: sink(record_of(1)))
     timer.start()
-    first = sink.latest_jpeg("front", wait_s=PATIENCE_S)
+    first = sink.latest_jpeg("front", wait_s=PATIENCE_S)  # whoever waits watches
     assert first is not None and sink.latest_jpeg("front", after=first.number) is None
     timer.join()
-    assert heard == ["front"]
-    end()
+    heard: list[int] = []
+    end, other = sink.watch("front", lambda: heard.append(1)), sink.watch("rear", lambda: heard.append(2))
     sink(record_of(2))
     second = sink.latest_jpeg("front", after=first.number)
-    assert second is not None and second.number == 2 and heard == ["front"]
+    assert second is not None and second.number == 2 and heard == [1]
+    end()
+    sink(record_of(3))
+    assert heard == [1]
+    other()
+    assert sink.wants == frozenset()
 
 
 def test_wrong_quality_is_refused() -> None:

@@ -30,6 +30,7 @@ function showCameras(cameras, classes) {
       $("cards").append(cards.get(camera.name).element);
     }
     cards.get(camera.name).update(camera, classes);
+    if (status.engine) cards.get(camera.name).begin();
   }
   const now = cameras.map((camera) =>
     `${camera.name} is ${camera.stale ? `stale: ${camera.reason}` : "live"}`).join(". ");
@@ -45,7 +46,7 @@ function showRun() {
   $("trouble").hidden = status.ready;
   const throttled = Object.entries(status.throttle).filter(([, one]) => one.active).map(([cause]) => cause);
   facts($("run"), [
-    ["Engine", engine ? `${engine.name}, ${engine.precision}` : "being loaded"],
+    ["Engine", engine ? `${engine.name}, ${engine.precision}` : "loading"],
     ["Artefact", engine?.artefact],
     ["Network input", engine?.input_size?.join("x")],
     ["Running for", duration(status.uptime_s)],

@@ -70,12 +70,19 @@ export class Card {
     });
     this.image.addEventListener("error", () => this.again(RETRY_MS, false));
     this.image.addEventListener("load", () => this.live || this.again(SNAPSHOT_MS, false));
+    this.begun = false;
+  }
+
+  // The engine is loaded; before, there are no pictures to ask for.
+  begin() {
+    if (this.begun) return;
+    this.begun = true;
     this.play();
   }
 
   play() {
     clearTimeout(this.timer);
-    if (document.hidden || !this.reachable) return;
+    if (document.hidden || !this.reachable || !this.begun) return;
     const address = this.live ? `/stream/${this.name}.mjpg` : `/snapshot/${this.name}.jpg`;
     this.image.src = `${address}?${++number}`;
   }
