@@ -4,9 +4,10 @@ python benchmarks/final_test.py weights/NAME.pt --data data/camvid11
 python benchmarks/final_test.py model.onnx model.int8.onnx --checkpoint weights/NAME.pt --data data/camvid11
 python benchmarks/final_test.py weights/NAME.pt --data data/camvid11 --flip --scales 0.75,1,1.25
 
-Test is never used to choose anything, so a second run of the same is refused, unless --again says what it is for: a
-reproduction, or another engine. A checkpoint that was trained with --hold-out is no final one, and is refused. Scores
-go to docs/results/test-*.json, which are never overwritten, the log is docs/results/test_log.jsonl.
+Test is never used to choose anything, so a second run of the same is refused, and another checkpoint of the same run
+(of the same recipe and seed), unless --again says what it is for: a reproduction, or another engine. The labels count:
+a try on other data does not use up the test. A checkpoint that was trained with --hold-out is no final one, and is
+refused. Scores go to docs/results/test-*.json, which are never overwritten, the log is docs/results/test_log.jsonl.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import LOG, Row, append, earlier, read_log, recipe_hash
+from benchmarks.test_log import LOG, Row, another_of_the_run, append, earlier, read_log, recipe_hash, with_data
 from benchmarks.training_parts import finished, run
 from pspnet.checkpoint import read_checkpoint
+from pspnet.dataset import open_dataset
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
+from pspnet.evaluate import labels_sha256
 from pspnet.files import read_json, sha256_of
 from pspnet.inference import Mode, mode_from_text
 from pspnet.metadata import artefact_sha256
@@ -60,8 +63,10 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     """All lines that were added to the log."""
     log = Path(args.log)
     folder = Path(args.folder) if args.folder else log.parent
-    plan = [(path, entry_of(path, args)) for path in args.artefacts]
-    before = read_log(log)
+    dataset = open_dataset(args.dataset, args.data, "test")
+    data = {"images": len(dataset), "labels_sha256": labels_sha256(dataset)}
+    plan = [(path, entry_of(path, args) | data) for path in args.artefacts]
+    before = [with_data(row, log) for row in read_log(log)]
     for path, entry in plan:
         check_first(before, entry, args.again, path)
         before.append(entry)
@@ -99,6 +104,12 @@ def entry_of(path: str, args: argparse.Namespace) -> Row:
 def check_first(log: list[Row], entry: Row, again: str | None, path: str) -> None:
     """PspnetError where this was run before and no reason for another run is given, or the other way round."""
     before = earlier(log, entry)
+    if before and not again and another_of_the_run(before, entry):
+        raise PspnetError(
+            f"{path} is another checkpoint of a run that was scored on test before ({before['checkpoint']}, seed "
+            f"{entry['seed']}, {before.get('date', 'in this very command')}): test chooses no epoch. Where this is no "
+            "choice: --again REASON"
+        )
     if before and not again:
         miou = f"mIoU {before['miou']}, " if "miou" in before else ""
         raise PspnetError(

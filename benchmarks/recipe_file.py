@@ -71,8 +71,13 @@ def _tables(source: str) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise PspnetError(f"{source} is no TOML file: {str(error).splitlines()[0]}. Mend it") from error
     for name, table in raw.items():
-        if not isinstance(table, dict) or not NAME.fullmatch(name):
+        if not isinstance(table, dict):
             raise PspnetError(f"{source} has {name!r} outside of a table: write flags below a line such as [enet]")
+        if not NAME.fullmatch(name):
+            raise PspnetError(
+                f"{source}: recipe {name[:80]!r} cannot be the name of its runs' folders: write letters, digits, '.', "
+                "'_' and '-', the first a letter or digit, 61 at most"
+            )
         for key, value in table.items():
             if key.replace("_", "-") in FIXED:
                 raise PspnetError(f"{source}, recipe {name}: {key} is the same for every recipe: leave it out there")

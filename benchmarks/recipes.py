@@ -9,6 +9,9 @@ python benchmarks/recipes.py --data data/camvid11 --recipes benchmarks/ablations
 What follows -- goes to every run. Only the training split is read (--hold-out divides it), never val or test. Runs
 come one after the other; interrupted with Ctrl-C, the same command goes on in the middle of the run. A recipe's figure
 is the mIoU of the last epoch, since final runs train on everything and have no part to choose an epoch on.
+
+A recipe that was changed since its runs in -o is refused before anything runs. Where runs fail, the others go on, the
+exit code is 1, and figures of --json that would be lost are kept.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.recipe_file import FIXED, flags_of, recipes_of
-from benchmarks.training_parts import finished, trained
+from benchmarks.training_parts import changes_of, finished, trained
 from pspnet.checkpoint import read_checkpoint
 from pspnet.cli import parser
 from pspnet.dataset import open_dataset
-from pspnet.dataset_held_out import hold_out
+from pspnet.dataset_held_out import HeldOut, hold_out, other_part
 from pspnet.errors import PspnetError
-from pspnet.files import atomic_path
+from pspnet.files import atomic_path, read_json, replaceable_file
 from pspnet.learning_curves import Line, learning_curves
 from pspnet.recipe import TrainConfig, config_from_recipe
 from pspnet.wording import counted
@@ -46,7 +49,7 @@ LARGEST_SEED = 2**31 - 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a row per recipe, the best first; write all runs to --json and their curves to --curves."""
+    """Print a row per recipe, the best first; write all runs to --json and their curves to --curves; 1: some failed."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", required=True)
     options.add_argument("--dataset", default="auto")
@@ -61,19 +64,27 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--json", help="write the figures here")
     options.add_argument("--curves", metavar="FILE.svg", help="draw held-out mIoU over the epochs here")
     options.add_argument("train", nargs="*", help="after --: more flags of `pspnet train`")
-    return finished(options.parse_args(arguments), measured, "recipes.py")
+    args = options.parse_args(arguments)
+    args.failed = []
+    code = finished(args, measured, "recipes.py")
+    for line in args.failed:
+        print(f"recipes.py: failed: {line}", file=sys.stderr)
+    return code or (1 if args.failed else 0)
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Every recipe with every seed; finished runs are read, not repeated."""
     if args.curves and Path(args.curves).suffix != ".svg":
         raise PspnetError(f"curves {args.curves} must end in .svg. Change --curves")
+    if args.curves:
+        replaceable_file(args.curves)
     recipes, seeds = recipes_of(args.recipes, args.only), _seeds(args.seeds)
     if given := [word for word in args.train if word.partition("=")[0].removeprefix("--") in FIXED]:
         raise PspnetError(f"{given[0]} is this script's own: leave it out behind --")
     division = hold_out(open_dataset(args.dataset, args.data, "train"), args.hold_out)
     print(division.text())
     check_flags(recipes, args.train, division.rest.read(0)[0].shape[:2])
+    check_unchanged(args, division, recipes, seeds)
     runs, failed = all_runs(args, division.rule, recipes, seeds)
     rows = [row_of(name, recipes[name], done) for name, done in runs.items() if done]
     if not rows:
@@ -81,7 +92,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     _check_equal(rows)
     if args.curves:
         draw(Path(args.curves), rows)
-    print("\n".join([text_of(rows, division.rule), *(f"failed: {each}" for each in failed)]))
+    print(text_of(rows, division.rule))
+    args.failed = failed
+    if failed and args.json and (lost := _lost(Path(args.json), rows)):
+        print(f"{args.json} is left as it was: it has figures that this time failed ({lost})", file=sys.stderr)
+        args.json = None
     return {
         "kind": "recipes", "hold_out": division.facts(), "epochs": args.epochs, "seeds": seeds,
         "train_flags": args.train, "figure": "mIoU of the last epoch on the held-out part, in percent",
@@ -104,6 +119,37 @@ def check_flags(recipes: dict[str, Row], more: list[str], picture_size: tuple[in
             raise PspnetError(f"recipe {name}: {error}") from error
 
 
+def check_unchanged(args: argparse.Namespace, division: HeldOut, recipes: dict[str, Row], seeds: list[int]) -> None:
+    """PspnetError, before the first run, where a run in the output folder is of another recipe or other pictures."""
+    for name, recipe in recipes.items():
+        for seed in seeds:
+            folder = folder_of(args, name, seed)
+            if changed := changes_of(folder, *arguments_of(args, division.rule, recipe, seed)):
+                raise PspnetError(
+                    f"recipe {name} is not that of its runs in {args.output} ({'; '.join(changed)}): give what was "
+                    "changed another name, or choose another folder with -o"
+                )
+            if not (folder / "result.json").exists() or not (folder / "best.pt").exists():
+                continue
+            if why := other_part(read_checkpoint(folder / "best.pt")[0], division):
+                raise PspnetError(
+                    f"recipe {name} was trained on other pictures than {args.data} has now ({why}): restore them, or "
+                    "choose another folder with -o"
+                )
+
+
+def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """Where the run of a recipe and seed is."""
+    return Path(args.output) / f"{name}-seed{seed}"
+
+
+def arguments_of(args: argparse.Namespace, rule: str, recipe: Row, seed: int) -> tuple[list[str], list[str]]:
+    """Words of `pspnet train` for a run, and the files that decide its result."""
+    words = [*flags_of(recipe), *args.train]
+    arguments = ["--data", args.data, "--dataset", args.dataset, "--hold-out", rule, *words]
+    return [*arguments, "--epochs", str(args.epochs), "--seed", str(seed)], _files_of(words)
+
+
 def all_runs(
     args: argparse.Namespace, rule: str, recipes: dict[str, Row], seeds: list[int]
 ) -> tuple[dict[str, list[Row]], list[str]]:
@@ -113,22 +159,19 @@ def all_runs(
     with tqdm([(name, seed) for name in recipes for seed in seeds], "recipes", unit="run") as bar:
         for name, seed in bar:
             bar.set_description(f"{name}, seed {seed}")
-            folder = Path(args.output) / f"{name}-seed{seed}"
             try:
-                runs[name].append({"seed": seed, **one_run(args, rule, recipes[name], seed, folder)})
+                arguments = arguments_of(args, rule, recipes[name], seed)
+                runs[name].append({"seed": seed, **one_run(folder_of(args, name, seed), *arguments)})
             except PspnetError as error:
                 failed.append(f"{name}, seed {seed}: {error}")
     return runs, failed
 
 
-def one_run(args: argparse.Namespace, rule: str, recipe: Row, seed: int, folder: Path) -> Row:
+def one_run(folder: Path, arguments: list[str], files: list[str]) -> Row:
     """Train, or go on, or find it done; what the command prints goes to train.log in the run's folder."""
-    words = [*flags_of(recipe), *args.train]
-    arguments = ["--data", args.data, "--dataset", args.dataset, "--hold-out", rule, *words]
-    arguments += ["--epochs", str(args.epochs), "--seed", str(seed)]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "train.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        best = trained(folder, arguments, _files_of(words))
+        best = trained(folder, arguments, files)
     spec, _ = read_checkpoint(best)
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -187,6 +230,16 @@ def _check_equal(rows: list[Row]) -> None:
     steps = {row["name"]: row["runs"][0]["steps"] for row in rows}
     if len(set(steps.values())) > 1:
         tqdm.write("note: unequal steps: " + ", ".join(f"{name} {count}" for name, count in steps.items()))
+
+
+def _lost(path: Path, rows: list[Row]) -> str:
+    """Runs of the figures in `path` that `rows` lack, in words; "" where there are none."""
+    if not path.exists():
+        return ""
+    old = read_json(path, "file of figures")
+    before = old.get("recipes", []) if isinstance(old, dict) and old.get("kind") == "recipes" else []
+    known, found = ([(row["name"], run["seed"]) for row in each for run in row["runs"]] for each in (before, rows))
+    return "; ".join(f"{name}, seed {seed}" for name, seed in known if (name, seed) not in found)
 
 
 def _files_of(words: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """docs/results/test_log.jsonl: every evaluation on a test split, one JSON object a line, with its reason.
 
 A line says what was scored (artefact, sha256; checkpoint, checkpoint_sha256 that it was made from; seed; recipe: hash
-of the settings without the seed), how (engine, precision, mode, network_size, fit), what came out (miou), why (reason),
-when (date), with which code (commit) and where the scores are (file). Earlier lines lack some of these.
+of the settings without the seed), on what (images: how many; labels_sha256: of their labels, as in every protocol), how
+(engine, precision, mode, network_size, fit), what came out (miou), why (reason), when (date), with which code (commit)
+and where the scores are (file). Earlier lines lack some of these.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pspnet.errors import PspnetError
+from pspnet.files import read_json
 from pspnet.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,9 +53,45 @@ def append(path: Path, row: Row) -> None:
         os.fsync(file.fileno())
 
 
+def with_data(row: Row, log: Path) -> Row:
+    """A line with images and labels_sha256 from its file of scores, where it lacks them and the file has them."""
+    if "labels_sha256" in row or "file" not in row:
+        return row
+    try:
+        protocol = read_json(located(row["file"], log), "file of scores")["protocol"]
+        return {"images": protocol["images"], "labels_sha256": protocol["labels_sha256"], **row}
+    except (PspnetError, KeyError, TypeError):
+        return row
+
+
+def located(name: str, log: Path) -> Path:
+    """Where a file of scores is that a line of `log` names."""
+    path = ROOT / name
+    return path if path.is_file() else log.parent / Path(name).name
+
+
 def earlier(log: list[Row], row: Row) -> Row | None:
-    """The latest line that scored the same checkpoint (or the very file) with this seed, precision and protocol."""
-    return next((old for old in reversed(log) if _same_network(old, row) and _same_protocol(old, row)), None)
+    """The latest line, on the same labels, after which `row` is no first look at them; None where there is none.
+
+    It scored the same checkpoint (or the very file) with this seed, precision and protocol, or in any way another
+    checkpoint of the same run, since test chooses no epoch either. A run is known by its recipe and seed.
+    """
+    return next(
+        (
+            old for old in reversed(log)
+            if _same_labels(old, row)
+            and (another_of_the_run(old, row) or (_same_network(old, row) and _same_protocol(old, row)))
+        ),
+        None,
+    )  # fmt: skip
+
+
+def another_of_the_run(old: Row, row: Row) -> bool:
+    """Whether a line is of another checkpoint of the same run; False where a line or a checkpoint does not say."""
+    keys = ("recipe", "seed", "checkpoint_sha256")
+    if any(each.get(key) is None for each in (old, row) for key in keys):
+        return False
+    return all(old[key] == row[key] for key in keys[:2]) and old[keys[2]] != row[keys[2]]
 
 
 def recipe_hash(spec: ModelSpec) -> str:
@@ -63,19 +101,25 @@ def recipe_hash(spec: ModelSpec) -> str:
         for name in ("backbone", "output_stride", "bins", "branch_channels", "head_channels", "aux_stages", "stem",
                      "dilation", "align_corners", "input_size", "fit", "dataset", "channels")
     }  # fmt: skip
-    text = json.dumps([fields, _without_seed(spec.recipe)], sort_keys=True)
+    text = json.dumps([fields, without_seed(spec.recipe)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_seed(recipe: Any) -> Any:
+def without_seed(recipe: Any) -> Any:
+    """A recipe, and those of the stages before it, without what may differ between seeds."""
     if not isinstance(recipe, dict):
         return recipe
-    return {name: _without_seed(value) for name, value in recipe.items() if name not in NOT_THE_RECIPE}
+    return {name: without_seed(value) for name, value in recipe.items() if name not in NOT_THE_RECIPE}
 
 
 def _same_network(old: Row, row: Row) -> bool:
     known = {old.get("sha256"), old.get("checkpoint_sha256")} - {None}
     return bool(known & {row["sha256"], row["checkpoint_sha256"]}) and old.get("seed", row["seed"]) == row["seed"]
+
+
+def _same_labels(old: Row, row: Row) -> bool:
+    """Whether two lines are of the same data; one that does not state it counts as agreeing."""
+    return old.get("labels_sha256", row.get("labels_sha256")) == row.get("labels_sha256", old.get("labels_sha256"))
 
 
 def _same_protocol(old: Row, row: Row) -> bool:

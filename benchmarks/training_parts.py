@@ -10,7 +10,8 @@ from typing import Any
 
 from pspnet.cli import main
 from pspnet.errors import PspnetError
-from pspnet.files import read_json, sha256_of, write_json
+from pspnet.files import read_json, replaceable_file, sha256_of, write_json
+from pspnet.recipe import changed_settings
 from runtime.bench_report import stamped
 
 INTERRUPTED = 130
@@ -32,6 +33,8 @@ def parser(description: str | None, work: str) -> argparse.ArgumentParser:
 def finished(args: argparse.Namespace, measured: Callable[[argparse.Namespace], dict[str, Any]], program: str) -> int:
     """Run a benchmark and write what it measured to args.json; returns the exit code, as of `pspnet`."""
     try:
+        if args.json:
+            replaceable_file(args.json)  # known before hours of training
         result = measured(args)
         if args.json:
             write_json(args.json, stamped(result, f"python benchmarks/{program}"))
@@ -49,12 +52,30 @@ def trained(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]
 
     inputs: files that the run depends on. PspnetError where the folder holds a run of other arguments or inputs.
     """
-    _claim(folder / "run.json", {"arguments": list(arguments), "inputs": [sha256_of(path) for path in inputs]})
+    record = _record(arguments, inputs)
+    if (folder / "last.pt").exists() or (folder / "result.json").exists():
+        _claim(folder / "run.json", record)
+    else:
+        write_json(folder / "run.json", record)  # what failed before its first epoch may be corrected
     result = folder / "result.json"
     if not result.exists():
         resume = ["--resume"] if (folder / "last.pt").exists() else []
         run(["train", *arguments, *resume, "-o", str(folder), "--json", str(result)])
     return folder / "best.pt"
+
+
+def changes_of(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]) -> list[str]:
+    """How `trained` with these would differ from the run in `folder`, one text per flag; [] where there is none yet."""
+    path = folder / "run.json"
+    if not path.exists() or not ((folder / "last.pt").exists() or (folder / "result.json").exists()):
+        return []
+    before, now = read_json(path, "record of a run"), _record(arguments, inputs)
+    if before == now:
+        return []
+    flags = [_flags_of(record["arguments"]) for record in (before, now)]
+    names = list({**flags[0], **flags[1]})
+    changed = changed_settings(*({name: each.get(name, "not given") for name in names} for each in flags))
+    return changed or ["the contents of a file that it names"]
 
 
 def pruned(output: Path, arguments: Sequence[str], checkpoint: str | Path) -> dict[str, Any]:
@@ -85,7 +106,24 @@ def run(arguments: Sequence[str]) -> None:
         raise PspnetError(f"pspnet {arguments[0]} failed with exit code {code}, see above. The same command goes on")
 
 
+def _record(arguments: Sequence[str], inputs: Sequence[str | Path]) -> dict[str, Any]:
+    return {"arguments": list(arguments), "inputs": [sha256_of(path) for path in inputs]}
+
+
+def _flags_of(words: Sequence[str]) -> dict[str, str]:
+    """Flag without its dashes -> its values as one text, the last ones where it is given twice."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            found[name] = value
+        else:
+            found[name] = f"{found.get(name, '')} {word}".strip()
+    return {name: value or "given" for name, value in found.items()}
+
+
 def _claim(path: Path, record: dict[str, Any]) -> None:
     if path.exists() and read_json(path, "record") != record:
-        raise PspnetError(f"{path.parent} holds parts with other settings: choose another folder with --work")
+        raise PspnetError(f"{path.parent} holds parts with other settings: choose another folder for the runs")
     write_json(path, record)

@@ -130,6 +130,8 @@ def _check_values(args: argparse.Namespace) -> None:
             raise PspnetError(f"{name} is empty: give it a value, or leave it out")
     if (fit := getattr(args, "fit", None)) is not None and fit not in FITS:
         raise PspnetError(f"fit is {fit!r}: choose one of {', '.join(FITS)} with --fit")
+    if (alpha := getattr(args, "alpha", None)) is not None and not 0 <= alpha <= 1:
+        raise PspnetError(f"alpha is {alpha:g}: it must be 0 (picture) to 1 (colours). Set it with --alpha")
 
 
 def explain(error: Exception, args: argparse.Namespace) -> str | None:

@@ -69,9 +69,16 @@ def distiller_of(args: argparse.Namespace, settings: dict[str, Any], spec: Any, 
     return Distiller(teacher, model, spec, *weights)
 
 
-def with_unlabelled_pictures(args: argparse.Namespace, settings: dict[str, Any], dataset: Any, output: Path) -> Any:
-    """`dataset` with the pictures of --unlabelled; of a clip, frames that are written to the output folder once."""
+def with_unlabelled_pictures(
+    args: argparse.Namespace, settings: dict[str, Any], dataset: Any, output: Path, division: Any = None
+) -> Any:
+    """`dataset` with the pictures of --unlabelled; of a clip, frames that are written to the output folder once.
+
+    division: how --hold-out divides the training split; pictures that it holds out are left out, a clip of one of its
+    held-out drives is refused.
+    """
     from pspnet import unlabelled
+    from pspnet.dataset_held_out import not_held_out
 
     if not args.unlabelled:
         return dataset
@@ -81,10 +88,33 @@ def with_unlabelled_pictures(args: argparse.Namespace, settings: dict[str, Any],
             raise PspnetError(f"--unlabelled-every is for the frames of a clip, and {source} is a folder: leave it out")
         folder = source
     else:
+        if division:
+            _check_other_drive(source, division)
         folder = _frames_of_clip(source, every, output)
     pictures = unlabelled.pictures_of_folder(folder)
+    if division and source.is_dir():
+        given, pictures = pictures, not_held_out(pictures, division)
+        if not pictures:
+            raise PspnetError(
+                f"--hold-out {division.rule} holds out every picture of {source}: give others with --unlabelled"
+            )
+        if left := len(given) - len(pictures):
+            print(f"unlabelled: {counted(left, 'picture')} of {source} left out, as --hold-out {division.rule} says")
     print(f"unlabelled: {counted(len(pictures), 'picture')} of {source}")
     return unlabelled.with_unlabelled(dataset, pictures)
+
+
+def _check_other_drive(clip: Path, division: Any) -> None:
+    """PspnetError for a clip that bears the name of a held-out drive; frames cannot be told from pictures otherwise."""
+    from pspnet.dataset_held_out import drive_of
+
+    held = {name for name, counts in division.drives.items() if name and counts[2]}
+    if drive := next((name for name in (clip.stem, drive_of(clip.stem)) if name in held), ""):
+        raise PspnetError(
+            f"{clip} is named as drive {drive}, of which --hold-out {division.rule} holds frames out: give a clip of "
+            "another drive with --unlabelled"
+        )
+    print(f"note: frames of {clip} are not compared with the held-out pictures: it must be of another drive")
 
 
 def _frames_of_clip(clip: Path, every: int, output: Path) -> Path:

@@ -36,7 +36,9 @@ def shipped(folder: str | Path | None = None) -> list[Row]:
     precision, images, name of the published protocol) and precisions (mIoU by precision).
     """
     place = Path(folder) if folder is not None else FOLDER
-    names = {path.stem for suffix in ("pt", "json") for path in place.glob(f"*.{suffix}")} if place.is_dir() else set()
+    if place.is_file():
+        raise PspnetError(f"{place} is a file: give the folder that it is in, --folder {place.parent}")
+    names = {path.stem for path in place.glob("*.pt")} | {path.stem for path in place.glob("*.json") if _is_card(path)}
     if not names:
         raise PspnetError(f"no shipped checkpoints in {place}: {WHERE}")
     return [_row(place, name) for name in sorted(names)]
@@ -53,15 +55,24 @@ def _row(folder: Path, name: str) -> Row:
     return row | {"fault": fault or _difference(row, facts, card)}
 
 
+def _is_card(path: Path) -> bool:
+    """Whether a JSON file without a checkpoint speaks of one that is missing: lists and scores may lie here, too."""
+    try:
+        facts = read_json(path, "model card")
+    except PspnetError:
+        return False
+    return isinstance(facts, dict) and facts.get("kind") == KIND
+
+
 def _card(path: Path) -> tuple[Row, str]:
     """The facts of a card and "", or nothing and what is wrong with it."""
     rewrite = f"Write it with: python weights/pack.py {path.with_suffix('.pt')}"
     if not path.is_file():
         return {}, f"{path} is missing, so nothing says what the file should be. {rewrite}"
     try:
-        facts = read_json(path, "model card")
+        facts = read_json(path, "model card", rewrite)
     except PspnetError as error:
-        return {}, f"{error}. {rewrite}"
+        return {}, str(error)
     if not isinstance(facts, dict) or facts.get("kind") != KIND or not SHA256.fullmatch(str(facts.get("sha256"))):
         return {}, f"{path} is no model card. {rewrite}"
     if missing := [name for name in NEEDED if name not in facts]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
+from pspnet.dataset_held_out import texts_of
 from pspnet.errors import PspnetError
 from pspnet.model import PSPNet
 from pspnet.recipe import NOT_PART_OF_THE_RESULT, changed_settings
@@ -130,5 +131,9 @@ def _changes(stored: ModelSpec, spec: ModelSpec) -> list[str]:
     spec = ModelSpec.from_json(spec.to_json())  # as a file holds it: without tuples
     names = [name for name in {**stored.recipe, **spec.recipe} if name not in NOT_PART_OF_THE_RESULT]
     recipes = [{name: s.recipe.get(name) for name in names} for s in (stored, spec)]
+    if "hold_out" in names:
+        held_out = (recipe["hold_out"] or {} for recipe in recipes)
+        for recipe, text in zip(recipes, texts_of(*held_out), strict=True):
+            recipe["hold_out"] = text
     specs = [dataclasses.asdict(replace_spec(s, recipe={}, metrics={})) for s in (stored, spec)]
     return changed_settings(*recipes) + changed_settings(*specs)

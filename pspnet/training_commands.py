@@ -48,7 +48,7 @@ def _train(args: argparse.Namespace) -> None:
     validate, draw = _validation(held_out)
     stack, distiller = ExitStack(), None
     if taught:
-        dataset = compression.with_unlabelled_pictures(args, taught, dataset, output)
+        dataset = compression.with_unlabelled_pictures(args, taught, dataset, output, division)
         distiller = compression.distiller_of(args, taught, spec, model, stack)
         spec = replace_spec(spec, recipe={**spec.recipe, **taught})
     try:
@@ -68,30 +68,32 @@ def _train(args: argparse.Namespace) -> None:
 def _data_to_train(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """Pairs to train on, pairs to validate on, and how --hold-out divides the training split (None without it)."""
     from pspnet.dataset import open_dataset
-    from pspnet.dataset_held_out import hold_out
+    from pspnet.dataset_held_out import check_unseen, hold_out
 
     dataset = open_dataset(args.dataset, args.data, "train")
     if not args.hold_out:
         return dataset, open_dataset(args.dataset, args.data, "val"), None
     division = hold_out(dataset, args.hold_out)
     if args.init:
-        _check_unseen(args.init, dataset, division.rule)
+        check_unseen(_spec_of(args.init), args.init, division, "begin with")
+    if args.teacher:
+        taught_by = _spec_of(args.teacher)
+        check_unseen(taught_by, args.teacher, division, "let a teacher teach with")
+        if not getattr(taught_by, "dataset", ""):
+            print(f"note: teacher {args.teacher} does not say what it was trained on: it may know the held-out part")
     print(division.text())
     return division.rest, division.part, division
 
 
-def _check_unseen(checkpoint: str, dataset: Any, rule: str) -> None:
-    """PspnetError where the weights to begin with were trained on what is held out now."""
+def _spec_of(artefact: str) -> Any:
+    """The spec of a checkpoint, or of an ONNX file or engine."""
     from pspnet.checkpoint import read_checkpoint
-    from pspnet.dataset_held_out import own_rule
+    from runtime.runner import open_runner
 
-    spec, _ = read_checkpoint(checkpoint)
-    if spec.dataset.startswith(f"{dataset.name} ") and (before := own_rule(spec)) != rule:
-        seen = f"with --hold-out {before}" if before else "on the whole training split"
-        raise PspnetError(
-            f"{checkpoint} was trained {seen} of {dataset.name}, so it knows pictures that --hold-out {rule} holds "
-            f"out: begin with weights that were trained with --hold-out {rule}, too"
-        )
+    if Path(artefact).suffix == ".pt":
+        return read_checkpoint(artefact)[0]
+    with open_runner(artefact) as runner:
+        return runner.spec
 
 
 def _settings(args: argparse.Namespace, dataset: Any) -> TrainConfig:
@@ -159,7 +161,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print and store the scores of one artefact on one split, with the pictures that are asked for."""
     from pspnet.corruptions import names_from_text
     from pspnet.dataset import open_dataset
-    from pspnet.dataset_held_out import own_rule
+    from pspnet.dataset_held_out import other_part
     from pspnet.files import new_folder
     from pspnet.inference import mode_from_text
     from pspnet.metadata import artefact_sha256
@@ -189,7 +191,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if corruptions:
             scores["corruptions"] = evaluation.corruption_scores(runner, dataset, mode, corruptions, args.fit)
         if division:
-            scores["protocol"]["hold_out"] = division.facts() | {"own": own_rule(spec) == division.rule}
+            scores["protocol"]["hold_out"] = division.facts() | {"own": not other_part(spec, division)}
         scores["protocol"] |= {"engine": runner.engine, "precision": runner.precision}
         scores["protocol"] |= {"provenance": runner.provenance or None}
         scores["protocol"] |= {"artefact": artefact.name, "sha256": artefact_sha256(artefact)}
@@ -206,14 +208,19 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _division(args: argparse.Namespace, dataset: Any, spec: Any) -> Any:
     """How --hold-out divides the split that is scored, None without it; says where the artefact may know the part."""
-    from pspnet.dataset_held_out import OWN, hold_out, own_rule, rule_of
+    from pspnet.dataset_held_out import OWN, check_own_part, hold_out, other_part, own_rule, rule_of
 
     if not args.hold_out:
         return None
     rule = rule_of(spec, args.artefact) if args.hold_out == OWN else args.hold_out
     division = hold_out(dataset, rule)
-    if own_rule(spec) != division.rule:
-        print(f"note: {args.artefact} was not trained with --hold-out {division.rule}: it may know these pictures")
+    if args.hold_out == OWN:
+        check_own_part(spec, args.artefact, division)
+    elif why := other_part(spec, division):
+        more = f" on this data ({why})" if own_rule(spec) == division.rule else ""
+        print(
+            f"note: {args.artefact} was not trained with --hold-out {division.rule}{more}: it may know these pictures"
+        )
     return division
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def test_a_run_is_a_line_with_its_scores(seeds: list[Path], log: Path) -> None:
         assert (row["engine"], row["precision"], row["mode"]) == ("torch", "fp32", "whole image, single scale")
         assert row["network_size"] == list(SIZE) and row["fit"] == "stretch"
         found = json.loads((log.parent / row["file"]).read_text())
+        assert row["images"] == found["protocol"]["images"] == len(list((CAMVID / "test" / "images").iterdir()))
+        assert row["labels_sha256"] == found["protocol"]["labels_sha256"]
         assert found["protocol"]["split"] == "test" and row["miou"] == round(found["miou"], 3)
 
 
@@ -68,6 +71,46 @@ def test_a_second_run_needs_a_reason(seeds: list[Path], log: Path, capsys: pytes
     assert json.loads((log.parent / "test-seed0-fp32-torch.json").read_text()) == first
     assert scored(log, seeds[1], "--again", "x") == 2 and "has no meaning" in capsys.readouterr().err
     assert scored(log, seeds[1], seeds[1]) == 2 and "in this very command" in capsys.readouterr().err
+
+
+def test_a_try_on_other_data_does_not_use_up_the_test(
+    seeds: list[Path], log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = Path(shutil.copytree(CAMVID, tmp_path / "demo"))
+    for part in ("images", "labels"):
+        sorted((demo / "test" / part).iterdir())[0].unlink()
+    assert main([str(seeds[0]), "--data", str(demo), "--log", str(log)]) == 0
+    assert scored(log, seeds[0]) == 0
+    assert len({row["labels_sha256"] for row in read_log(log)}) == 2
+    assert scored(log, seeds[0]) == 2
+    lines = [{k: v for k, v in row.items() if k not in ("images", "labels_sha256")} for row in read_log(log)]
+    log.write_text(f"{json.dumps(lines[0])}\n")  # as of earlier versions: the file of scores knows the data
+    assert scored(log, seeds[0]) == 0
+    (log.parent / lines[0]["file"]).unlink()
+    log.write_text(f"{json.dumps(lines[0])}\n")  # nothing knows it
+    assert scored(log, seeds[0]) == 2
+    capsys.readouterr()
+
+
+def test_another_epoch_of_a_run_is_a_second_look(
+    seeds: list[Path], log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, raw = read_checkpoint(seeds[0])
+    best, last = tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt"
+    best.parent.mkdir()
+    save_checkpoint(last, spec, raw["model"])
+    changed = {name: value * 1.01 for name, value in raw["model"].items()}
+    resumed = replace_spec(spec, recipe=spec.recipe | {"made_with": {"commit": "later"}, "workers": 3})
+    save_checkpoint(best, resumed, changed)
+    assert scored(log, last, best) == 2 and not log.exists()
+    assert (
+        "is another checkpoint of a run that was scored on test before (run/last.pt, seed 0" in capsys.readouterr().err
+    )
+    assert scored(log, last) == 0
+    assert scored(log, best, "--flip") == 2 and "test chooses no epoch" in capsys.readouterr().err
+    assert scored(log, last, "--flip") == 0 and scored(log, seeds[1]) == 0
+    assert scored(log, best, "--again", "how far epochs differ") == 0
+    assert [row["checkpoint"] for row in read_log(log)] == ["run/last.pt", "run/last.pt", "seed1.pt", "run/best.pt"]
 
 
 def test_another_mode_is_another_protocol(seeds: list[Path], log: Path, capsys: pytest.CaptureFixture[str]) -> None:

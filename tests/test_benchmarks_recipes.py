@@ -114,11 +114,65 @@ def test_a_run_that_fails_does_not_end_the_search(
         real(arguments)
 
     monkeypatch.setattr(training_parts, "run", diverges)
-    assert main([*command, "--", "--lr", "0.001"]) == 0
+    assert main([*command, "--", "--lr", "0.001"]) == 1
     found = json.loads((tmp_path / "r.json").read_text())
-    assert found["failed"] == ["enet, seed 3: the loss is nan"] and "failed: enet, seed 3" in capsys.readouterr().out
+    assert found["failed"] == ["enet, seed 3: the loss is nan"]
+    assert capsys.readouterr().err.splitlines()[-1] == "recipes.py: failed: enet, seed 3: the loss is nan"
     assert [[run["seed"] for run in row["runs"]] for row in found["recipes"]] == [[3, 4], [4]]
     assert found["recipes"][1]["spread"] is None
+    before = (tmp_path / "r.json").read_bytes()
+    (tmp_path / "runs" / "plain-seed4" / "metrics.csv").unlink()
+    monkeypatch.setattr(recipes, "one_run", _lacking("plain-seed4", recipes.one_run))
+    assert main([*command, "--", "--lr", "0.001"]) == 1
+    assert "is left as it was: it has figures that this time failed (plain, seed 4)" in capsys.readouterr().err
+    assert (tmp_path / "r.json").read_bytes() == before
+
+
+def _lacking(name: str, real: Any) -> Any:
+    def one_run(folder: Path, *rest: Any) -> Any:
+        if folder.name == name:
+            raise PspnetError("its curves are gone")
+        return real(folder, *rest)
+
+    return one_run
+
+
+def test_an_edited_recipe_is_refused_before_anything_runs(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    started: list[list[str]] = []
+
+    def fails(arguments: list[str]) -> None:
+        started.append(arguments)
+        raise PspnetError("no")
+
+    command = [*command, "--seeds", "3", "--only"]
+    assert main([*command, "enet"]) == 0
+    before = (tmp_path / "r.json").read_bytes()
+    monkeypatch.setattr(training_parts, "run", fails)
+    capsys.readouterr()
+    (tmp_path / "r.toml").write_text(TOML.replace('"enet"', '"median"') + "lr = 0.02\n")
+    assert main([*command, "plain,enet"]) == 2
+    error = capsys.readouterr().err
+    said = f"recipe enet is not that of its runs in {tmp_path / 'runs'} "
+    said += "(class-weights enet → median; lr not given → 0.02)"
+    assert said in error and "choose another folder with -o" in error and error.count("\n") == 1
+    assert not started and (tmp_path / "r.json").read_bytes() == before
+    assert not (tmp_path / "runs" / "plain-seed3").exists()
+    (tmp_path / "runs" / "enet-seed3" / "result.json").unlink()  # now it was only begun
+    assert main([*command, "enet", "--epochs", "3"]) == 2 and "epochs 2 → 3" in capsys.readouterr().err
+    (tmp_path / "runs" / "enet-seed3" / "last.pt").unlink()  # now it failed before its first epoch
+    assert main([*command, "enet"]) == 2 and len(started) == 1
+    assert json.loads((tmp_path / "runs" / "enet-seed3" / "run.json").read_text())["arguments"].count("median") == 1
+
+
+def test_finished_runs_on_other_pictures_are_not_compared(command: list[str], tmp_path: Path, capsys: Any) -> None:
+    data = write_drives(tmp_path / "own", splits=("train",))
+    command = [*command, "--data", str(data), "--only", "plain", "--seeds", "3"]
+    assert main([*command, "--epochs", "1"]) == 0
+    write_drives(data, frames=14, splits=("train",))
+    assert main([*command, "--epochs", "1"]) == 2
+    assert "recipe plain was trained on other pictures than" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,7 +183,7 @@ def test_a_run_that_fails_does_not_end_the_search(
         (["--recipes", "laptop", "--only", "laptop"], "--only chooses recipes of a file"),
         (["--recipes", "missing.toml"], "cannot read recipes"), (["--hold-out", "2"], "share must be above 0"),
         (["--", "--epochs", "3"], "--epochs is this script's own"), (["--", "--lr", "999"], "lr is 999"),
-        (["--", "--nonsense"], "none that `pspnet train` takes"),
+        (["--", "--nonsense"], "none that `pspnet train` takes"), (["--json", "."], "it is a folder"),
     ],
 )  # fmt: skip
 def test_refusals_before_the_first_run(
@@ -144,7 +198,9 @@ def test_refusals_before_the_first_run(
     [
         ("lr = 1\n", "outside of a table"), ("[a]\nepochs = 3\n", "the same for every recipe"),
         ("[a]\nhold_out = '0.2'\n", "the same for every recipe"), ("[a]\nlr = [1]\n", "must be a number"),
-        ("[common]\nlr = 1\n", "holds no recipe"), ("[a", "is no TOML file"), ("['../x']\nlr = 1\n", "outside"),
+        ("[common]\nlr = 1\n", "holds no recipe"), ("[a", "is no TOML file"),
+        ("['../x']\nlr = 1\n", r"recipe '\.\./x' cannot be"),
+        ('["a b"]\nlr = 1\n', "letters, digits"),
     ],
 )  # fmt: skip
 def test_files_that_hold_no_recipes(text: str, said: str, tmp_path: Path) -> None:

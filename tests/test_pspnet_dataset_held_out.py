@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.dataset_classes import camvid11
-from pspnet.dataset_held_out import HeldOut, drive_of, hold_out, own_rule, rule_of
+from pspnet.dataset_held_out import (
+    HeldOut,
+    difference,
+    drive_of,
+    hold_out,
+    not_held_out,
+    other_part,
+    own_rule,
+    rule_of,
+    texts_of,
+)
 from pspnet.dataset_labels import index_labels
 from pspnet.errors import PspnetError
 from tests.drives import DRIVES, write_drives
@@ -109,7 +120,7 @@ def test_names_without_a_drive_are_one_drive() -> None:
         ("0", "share must be above 0"), ("1", "share must be above 0"), ("nan", "share must be above 0"),
         ("0.2:-1", "the gap 0 to"), ("0.2:x", "neither a share nor drives"),
         ("Berlin", r"drives of this data \(they are 0001TP, 0006R0, 0016E5\)"),
-        ("0006R0,Berlin", "neither a share nor drives"), ("0.001", "leaves nothing to hold out"),
+        ("0006R0, Berlin", "of which 'Berlin' is no drive here"), ("0.001", "leaves nothing to hold out"),
         ("0.2:400", "leaves nothing to train on"), ("0001TP,0006R0,0016E5", "leaves nothing to train on"),
     ],
 )  # fmt: skip
@@ -133,4 +144,66 @@ def test_the_parts_can_be_read(tmp_path: Path) -> None:
     assert found.drives == dict.fromkeys(sorted(DRIVES), (8, 1, 3))
     picture, labels = found.part.read(5)
     assert picture.shape == (64, 96, 3) and set(labels.ravel()) == {0, 1, 2}
-    assert found.facts() == {"rule": "0.25:1", "drives": {name: [8, 1, 3] for name in sorted(DRIVES)}}
+    facts = found.facts()
+    assert (facts["rule"], facts["drives"]) == ("0.25:1", {name: [8, 1, 3] for name in sorted(DRIVES)})
+    names = {name: "\n".join(f"{name}_{frame}" for frame in (270, 300, 330)) for name in DRIVES}
+    assert facts["names"] == {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in names.items()}
+
+
+def frames(drive: str, *numbers: int) -> list[str]:
+    return [f"{drive}_{number}" for number in numbers]
+
+
+def test_other_pictures_under_the_same_rule_are_another_part() -> None:
+    names = [*frames("A", *range(12)), *frames("B", *range(20))]
+    base = hold_out(dataset_of(names), "0.25:1").facts()
+    moved = hold_out(dataset_of(names[:9] + names[12:]), "0.25:1").facts()
+    assert difference(base, hold_out(dataset_of(names[::-1]), "0.25:1").facts()) == ""
+    assert "of drive A it had 8 to train on, 1 between and 3 held out, and here are 6 " in difference(base, moved)
+    renamed = hold_out(dataset_of([*names[:11], "A_99", *names[12:]]), "0.25:1").facts()
+    assert difference(base, renamed) == "of drive A it had as many frames, but others"
+    assert difference({"rule": base["rule"], "drives": base["drives"]}, renamed) == ""  # of earlier versions
+    assert difference({"rule": base["rule"], "drives": base["drives"]}, moved)
+    assert texts_of(base, base) == ("0.25:1", "0.25:1") and texts_of({}, base) == ("nothing", "0.25:1")
+    assert "of other pictures: of drive A" in texts_of(base, moved)[1]
+
+
+def test_a_whole_drive_is_the_same_beside_any_others() -> None:
+    base = hold_out(dataset_of([*frames("A", *range(9)), *frames("B", *range(9))]), "A").facts()
+    more = hold_out(dataset_of([*frames("A", *range(9)), *frames("B", *range(5)), *frames("C", 1)]), " A").facts()
+    assert more["rule"] == "A" and difference(base, more) == ""
+    grown = hold_out(dataset_of([*frames("A", *range(10)), *frames("B", *range(9))]), "A").facts()
+    assert "9 held out, and here are 0 to train on, 0 between and 10 held out" in difference(base, grown)
+
+
+def test_the_written_rule_divides_as_the_given_one() -> None:
+    names = frames("A", *range(1_000_000, 1_000_000 + 700))
+    for share in (1 / 3, 0.0021428571, 0.12345678):
+        found = hold_out(dataset_of(names), f"{share!r}:0")
+        assert hold_out(dataset_of(names), found.rule).facts() == found.facts()
+
+
+def test_an_artefact_tells_whether_a_part_is_its_own() -> None:
+    found = hold_out(dataset_of(frames("A", *range(12))), "0.25:1")
+    spec, _ = random_model("mobilenet_v2", 16, (96, 128), recipe={"hold_out": found.facts()})
+    assert other_part(spec, found) == ""
+    assert other_part(spec, hold_out(dataset_of(frames("A", *range(13))), "0.25:1")).startswith("of drive A it had")
+    assert (
+        other_part(spec, hold_out(dataset_of(frames("A", *range(12))), "0.3"))
+        == "it was trained with --hold-out 0.25:1"
+    )
+    assert other_part(object(), found) == "it was trained without --hold-out"
+
+
+def test_pictures_that_no_training_may_see(tmp_path: Path) -> None:
+    found = hold_out(open_dataset("auto", write_drives(tmp_path / "data"), "train"), "0.25:1")
+    last = max(frame_of(path.stem) for path in found.rest.images)
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for name in (f"A1_{last}", f"A1_{last - 15}", f"A1_{last + 1}", "A1_99999", "A2_99999", "0016E5_270", "x"):
+        (folder / f"{name}.png").write_bytes(name.encode())
+    (folder / "copy.png").write_bytes(found.part.images[0].read_bytes())
+    (folder / "between.png").write_bytes(found.between[1].read_bytes())
+    (folder / "trained.png").write_bytes(found.rest.images[0].read_bytes())
+    kept = [path.stem for path in not_held_out(sorted(folder.iterdir()), found)]
+    assert kept == sorted([f"A1_{last}", f"A1_{last - 15}", "A2_99999", "x", "trained"])

@@ -129,3 +129,22 @@ def test_the_list_never_replaces_a_card(folder: Path, capsys: pytest.CaptureFixt
     before = card.read_bytes()
     assert main(["weights", "--folder", str(folder), "--json", str(card)]) == 2
     assert card.read_bytes() == before and "give another output" in capsys.readouterr().err
+
+
+def test_only_model_cards_are_cards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "--folder", str(folder), "--json", str(folder / "list.json")]) == 0
+    (folder / "broken.json").write_text("{")
+    (folder / "numbers.json").write_text("[1]")
+    out, _ = listed(folder, capsys)
+    assert f"1 checkpoint in {folder}" in out and "list\n" not in out
+
+
+def test_a_file_in_place_of_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, error = listed(folder / f"{NAME}.pt", capsys, code=2)
+    assert f"{NAME}.pt is a file: give the folder that it is in, --folder {folder}" in error
+
+
+def test_a_broken_card_has_one_advice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / f"{NAME}.json").write_text("{")
+    _, error = listed(folder, capsys, code=2)
+    assert "Write it with: python weights/pack.py" in error and "Give the path" not in error

@@ -126,6 +126,20 @@ def test_scores_of_all_seeds_come_from_the_log(shipped: Path, tmp_path: Path) ->
     assert f"2 seeds on test, fp32: seed 5 {own:.2f}, seed 6 {other:.2f}; mean {mean:.2f}" in page
     assert f"whole image, single scale, flip | {flipped:.2f} |" in page
     assert facts["test"]["miou"] == pytest.approx(own, abs=1e-3) and facts["precisions"].keys() == {"fp32"}
+    tried = write_fewer(tmp_path / "tried")
+    assert final_test.main([str(shipped), str(paths[1]), "--data", str(tried), "--log", str(log)]) == 0
+    assert len(log.read_text().splitlines()) == 5
+    before = shipped.with_suffix(".json").read_bytes()
+    assert pack.main([str(shipped), "--log", str(log)]) == 0
+    assert shipped.with_suffix(".json").read_bytes() == before  # a try on fewer pictures is no score of the card
+
+
+def write_fewer(folder: Path) -> Path:
+    """The tiny CamVid with one test picture less."""
+    shutil.copytree(CAMVID, folder)
+    for part in ("images", "labels"):
+        sorted((folder / "test" / part).iterdir())[0].unlink()
+    return folder
 
 
 def test_refusals(runs: list[Path], shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -137,6 +151,20 @@ def test_refusals(runs: list[Path], shipped: Path, monkeypatch: pytest.MonkeyPat
     save_checkpoint(candidate, held_out, raw["model"])
     assert pack.main([str(candidate), str(shipped), "--licence", "x"]) == 2
     assert "ship one that was trained on everything" in capsys.readouterr().err
+    seed1, _ = read_checkpoint(runs[1] / "last.pt")
+    for recipe, said in (
+        ({"hold_out": {"rule": "0.2:5"}}, "was trained with --hold-out 0.2:5, to choose a recipe"),
+        ({"lr": 0.5}, "is no other seed of"),
+        ({"init_recipe": {"lr": 1.0}}, "(another network, data or earlier stage)"),
+        ({"seed": 0}, "seed 0 is given twice"),
+    ):
+        (shipped.parent / "other").mkdir(exist_ok=True)
+        other = replace_spec(seed1, recipe=seed1.recipe | recipe)
+        save_checkpoint(shipped.parent / "other" / "last.pt", other, raw["model"], history=[{"miou": 1.0}])
+        assert pack.main([last, str(shipped), "--licence", "x", "--seeds", str(shipped.parent / "other"), *log]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and not shipped.exists()
+        assert "lr" not in recipe or "(another lr 0.01 → 0.5)" in error
     with monkeypatch.context() as patch:
         patch.setattr(pack, "LARGEST_BYTES", 1000)
         assert pack.main([last, str(shipped), "--licence", "x", *log]) == 2

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.test_log import LOG, PLAIN, ROOT, read_log, recipe_hash
+from benchmarks.test_log import LOG, PLAIN, located, read_log, recipe_hash
 from pspnet.checkpoint import read_checkpoint
 from pspnet.errors import PspnetError
 from pspnet.files import read_json, sha256_of
@@ -44,7 +44,8 @@ def facts_of(checkpoint: Path, log: Path = LOG) -> Row:
     spec, raw = read_checkpoint(checkpoint)
     notes, sha256 = notes_of(checkpoint.with_suffix(".toml")), sha256_of(checkpoint)
     lines = [row for row in read_log(log) if "miou" in row]
-    scores = scores_of(lines, notes, sha256, log)
+    scores, labels = scores_of(lines, notes, sha256, log)
+    lines = [row for row in lines if row.get("labels_sha256", labels) == labels]
     plain = [row for row in scores if row["mode"] == PLAIN]
     names = ("backbone", "output_stride", "bins", "head_channels", "align_corners", "fit", "dataset", "licence")
     floats = [tensor for tensor in raw["model"].values() if tensor.is_floating_point()]
@@ -81,16 +82,25 @@ def notes_of(path: Path) -> Row:
     return notes
 
 
-def scores_of(lines: list[Row], notes: Row, sha256: str, log: Path) -> list[Row]:
-    """Scores on test, one row per artefact, engine, precision and mode, as each was measured last."""
+def scores_of(lines: list[Row], notes: Row, sha256: str, log: Path) -> tuple[list[Row], str]:
+    """Scores on test, one row per artefact, engine, precision and mode, as each was measured last; and the SHA-256 of
+    their labels, "" without scores. Of several data sets, only the one with the most pictures counts: others are tries.
+    """
     own = [row["file"] for row in lines if row.get("checkpoint_sha256") == sha256]
+    advice = f"Measure it again, or correct {log.name} or the notes"
+    paths = {name: located(name, log) for name in [*notes.get("results", []), *own]}
+    files = {name: read_json(path, "file of scores", advice) for name, path in paths.items()}
+    sizes = [(found["protocol"]["images"], found["protocol"].get("labels_sha256", "")) for found in files.values()]
+    labels = max(sizes)[1] if sizes else ""
     rows: dict[tuple[str, ...], Row] = {}
-    for name in [*notes.get("results", []), *own]:
-        path = _located(name, log)
-        found = read_json(path, "file of scores", f"Measure it again, or correct {log.name} or the notes")
+    for name, found in files.items():
         protocol = found["protocol"]
+        if protocol.get("labels_sha256", "") != labels:
+            continue
         if Path(protocol["artefact"]).suffix == ".pt" and protocol["sha256"] != sha256:
-            raise PspnetError(f"{path} is of another checkpoint (SHA-256 {protocol['sha256'][:16]}…): measure this one")
+            raise PspnetError(
+                f"{paths[name]} is of another checkpoint (SHA-256 {protocol['sha256'][:16]}…): measure this one"
+            )
         dates = [row["date"] for row in lines if row.get("file") == name and "date" in row]
         row = {key: found[key] for key in FIGURES}
         row |= {key: protocol[key] for key in ("artefact", "engine", "precision", "mode", "images", "name", "dataset")}
@@ -98,7 +108,7 @@ def scores_of(lines: list[Row], notes: Row, sha256: str, log: Path) -> list[Row]
         row["iou"] = {label: values["iou"] for label, values in found["per_class"].items()}
         row["pixels"] = {label: values["pixels"] for label, values in found["per_class"].items()}
         rows[protocol["artefact"], protocol["engine"], protocol["precision"], protocol["mode"]] = row
-    return list(rows.values())
+    return list(rows.values()), labels
 
 
 def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row]) -> list[Row]:
@@ -159,8 +169,3 @@ def _precisions(plain: list[Row]) -> dict[str, float]:
     for row in plain:
         found.setdefault(row["precision"], row["miou"])
     return found
-
-
-def _located(name: str, log: Path) -> Path:
-    path = ROOT / name
-    return path if path.is_file() else log.parent / Path(name).name

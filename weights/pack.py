@@ -17,12 +17,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import LOG
+from benchmarks.test_log import LOG, recipe_hash, without_seed
 from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, sha256_of, write_json
 from pspnet.learning_curves import Line, learning_curves
+from pspnet.recipe import changed_settings
+from pspnet.spec import ModelSpec
 from weights.card import facts_of, notes_of
 from weights.card_page import page_of
 
@@ -72,8 +74,13 @@ def packed(args: argparse.Namespace) -> None:
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value  # batch norm stays float32
         for name, value in raw["model"].items()
     }
+    for folder in args.seeds:
+        check_seed(Path(folder), spec, args.checkpoint)
     runs = [args.checkpoint, *(str(Path(folder, "last.pt")) for folder in args.seeds)]
     histories = [history_of(run) for run in runs]
+    seeds = [each["seed"] for each in histories]
+    if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise PspnetError(f"seed {repeated[0]} is given twice: give each seed's run once with --seeds")
     output = Path(args.output)
     with atomic_path(output) as temporary:
         spec = replace_spec(spec, licence=args.licence, recipe=recipe)
@@ -85,6 +92,25 @@ def packed(args: argparse.Namespace) -> None:
                 f"{output} has {size / 1e6:.1f} MB, with the others of its folder {(size + others) / 1e6:.1f} MB: at "
                 f"most {LARGEST_BYTES / 1e6:g} and {LARGEST_SUM / 1e6:g} can be shipped. Ship a smaller network"
             )
+
+
+def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
+    """PspnetError where a run is no other seed of the recipe that made a checkpoint of `spec`."""
+    other, _ = read_checkpoint(folder / "last.pt")
+    if rule := own_rule(other):
+        raise PspnetError(
+            f"{folder} was trained with --hold-out {rule}, to choose a recipe: give runs that were trained on "
+            "everything with --seeds"
+        )
+    if recipe_hash(other) == recipe_hash(spec):
+        return
+    recipes = [without_seed(each.recipe) for each in (spec, other)]
+    names = sorted({*recipes[0], *recipes[1]} - {"init_recipe"})
+    changed = changed_settings(*({name: recipe.get(name, "not stated") for name in names} for recipe in recipes))
+    what = changed[0] if changed else "network, data or earlier stage"
+    raise PspnetError(
+        f"{folder} is no other seed of {checkpoint} (another {what}): give runs of the same command with another --seed"
+    )
 
 
 def history_of(checkpoint: str) -> dict[str, Any]:
