@@ -15,6 +15,8 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.spec import FITS, NetworkSpec
 
+REGION_FORM = "write HEIGHTxWIDTH+TOP+LEFT in camera pixels, for example 540x960+180+160"
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -162,13 +164,13 @@ def region_from_text(text: str) -> tuple[int, int, int, int]:
         size, top, left = text.split("+")
         height, width = size.lower().split("x")
         region = int(top), int(left), int(height), int(width)
-        if min(region) < 0 or 0 in region[2:]:
-            raise ValueError("an area has a height and a width, and begins inside the picture")
-        return region
+        if min(region) < 0:
+            raise ValueError("an area begins inside the picture")
     except ValueError:
-        raise PspnetError(
-            f"region is {text!r}: write HEIGHTxWIDTH+TOP+LEFT in camera pixels, for example 540x960+180+160"
-        ) from None
+        raise PspnetError(f"region is {text!r}: {REGION_FORM}") from None
+    if 0 in region[2:]:
+        raise PspnetError(f"region is {text!r}: height and width must be 1 or more; {REGION_FORM}")
+    return region
 
 
 def _overlap(offset: int, length: int, space: int) -> tuple[slice, slice]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from pspnet import live_arguments
 from pspnet.errors import PspnetError
@@ -25,12 +27,17 @@ def run(args: argparse.Namespace) -> int:
         raise PspnetError(f"--shard {args.shard} is a share of a list of recordings: give --list FILE.txt too")
     if not args.sources:
         raise PspnetError("run needs a source: a photo, a folder, a clip, or a camera such as v4l2:///dev/video0")
+    for source in args.sources:
+        _refuse_near_address(source)
     if addresses := _addresses(args):
         _refuse_set(args, live_arguments.FOR_FILES, "is for files, and a camera is given: leave it out")
-        from runtime.drive import run_drive
-        from runtime.drive_arguments import drive_from_arguments
+        from runtime.service import leaving_at_once
 
-        return run_drive(drive_from_arguments(args, addresses))
+        with leaving_at_once():  # what is imported here takes a moment, in which a signal may come
+            from runtime.drive import run_drive
+            from runtime.drive_arguments import drive_from_arguments
+
+            return run_drive(drive_from_arguments(args, addresses))
     _refuse_set(
         args, live_arguments.FOR_CAMERAS, "is for cameras, and files are given: leave it out, or add --realtime"
     )
@@ -64,10 +71,24 @@ def _run_config(args: argparse.Namespace) -> int:
     if args.artefact is not None:
         raise PspnetError(f"{args.artefact} and --config were given: the file says which network and cameras run")
     _refuse_set(args, given, "stands beside --config: write it into the file")
+    if args.check:
+        from runtime.drive_check import check_drive, text_of
+
+        config = _config(args)
+        print(text_of(config, check_drive(config)))
+        return 0
+    from runtime.service import leaving_at_once
+
+    with leaving_at_once():
+        from runtime.drive import run_drive
+
+        return run_drive(_config(args))
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """The DriveConfig of --config, with what the command line says besides."""
     from dataclasses import replace
 
-    from runtime.drive import run_drive
-    from runtime.drive_check import check_drive, text_of
     from runtime.drive_config import read_drive
 
     config = read_drive(args.config)
@@ -75,10 +96,7 @@ def _run_config(args: argparse.Namespace) -> int:
         config = replace(config, limits=replace(config.limits, seconds=args.seconds))
     if args.json is not None:
         config = replace(config, output=replace(config.output, json=Path(args.json)))
-    if args.check:
-        print(text_of(config, check_drive(config)))
-        return 0
-    return run_drive(config)
+    return config
 
 
 def _run_list(args: argparse.Namespace) -> int:
@@ -103,13 +121,33 @@ def _refuse_set(args: argparse.Namespace, names: tuple[str, ...] | list[str], wh
             raise PspnetError(f"{flag.replace('_', '-')} {why}")
 
 
+def _refuse_near_address(source: str) -> None:
+    """PspnetError where a source is almost the address of a camera: /dev/video0, 0 or test:pattern."""
+    from runtime.camera_uri import OPTIONS, SECURE, without_credentials
+
+    if "://" in source or Path(source).is_file() or Path(source).is_dir():
+        return
+    scheme, colon, rest = source.partition(":")
+    if re.fullmatch(r"\d{1,2}", source):
+        address = f"v4l2:///dev/video{source}"
+    elif re.match(r"/dev/(video|v4l)", source):
+        address = f"v4l2://{source}"
+    elif colon and scheme.lower() in (*OPTIONS, *SECURE):
+        address = without_credentials(f"{scheme.lower()}://{rest if scheme.lower() == 'v4l2' else rest.lstrip('/')}")
+        raise PspnetError(f"a camera's address has // in it: give {address}")
+    else:
+        return
+    raise PspnetError(f"{source} is no file: give the camera as {address}")
+
+
 def _addresses(args: argparse.Namespace) -> list[str]:
     """The addresses of the cameras among the sources; with --realtime, clips become cameras."""
-    from pspnet.image import IMAGE_SUFFIXES
     from runtime.camera_uri import is_camera
 
     sources = list(args.sources)
     if args.realtime:
+        from pspnet.image import IMAGE_SUFFIXES
+
         for place, source in enumerate(sources):
             path = Path(source)
             if is_camera(source):

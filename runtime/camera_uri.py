@@ -56,7 +56,8 @@ _PARTS = "pas|pwd|pw|psw|token|secret|key|cred|session|auth|sig"
 SECRET_NAME = rf"(?<![\w.%-])(?=[\w.%-]*(?:{_PARTS}))[\w.%-]+"
 """Names of settings that hold a credential, in any case. Too many are hidden rather than too few."""
 
-_SECRET_SETTING = re.compile(rf"(?i)({SECRET_NAME}=)(\"[^\"]*\"|[^&;/?#\s]*)")
+_HIDDEN = r"\*{3}(?=[,.:;)'\"]*(?:\s|$))"  # in a text that was made safe before, whose punctuation is to stay
+_SECRET_SETTING = re.compile(rf"(?i)({SECRET_NAME}=)({_HIDDEN}|\"[^\"]*\"|[^&;/?#\s]*)")
 names_expanded: set[str] = set()
 """Variables that addresses and configurations of this process name as ${NAME}: other programs must not get them."""
 

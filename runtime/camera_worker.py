@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import pickle
@@ -91,7 +92,8 @@ class Worker:
     def _serve(self) -> None:
         """One connection, from open to close."""
         try:
-            self._capture = open_capture(self._uri, self._settings.open_deadline_s)
+            count_damaged = functools.partial(self._gauges.count, "corrupt")
+            self._capture = open_capture(self._uri, self._settings.open_deadline_s, count_damaged)
             self._say("opened", decoder=self._capture.decoder)
             self._read(self._capture)
         except (PspnetError, GiveUp) as error:

@@ -19,6 +19,7 @@ A driver or daemon that hangs in a system call holds any of them, so cameras run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,8 +61,11 @@ class Capture(Protocol):
         ...
 
 
-def open_capture(uri: CameraUri, deadline_s: float) -> Capture:
-    """The camera of `uri`, with its first picture waiting; CaptureRefused or CaptureTimeout where there is none."""
+def open_capture(uri: CameraUri, deadline_s: float, on_damaged: Callable[[], object] = lambda: None) -> Capture:
+    """The camera of `uri`, with its first picture waiting; CaptureRefused or CaptureTimeout where there is none.
+
+    on_damaged: called for each damaged picture that was passed over before the first sound one.
+    """
     if uri.scheme == "test":
         from runtime.capture_test import open_test
 
@@ -73,7 +77,7 @@ def open_capture(uri: CameraUri, deadline_s: float) -> Capture:
     if uri.scheme in ("http", "https"):
         from runtime.capture_mjpeg import open_mjpeg
 
-        return open_mjpeg(uri, deadline_s)
+        return open_mjpeg(uri, deadline_s, on_damaged)
     if uri.scheme in ("csi", "gst"):
         from runtime.capture_gstreamer import open_gstreamer
 

@@ -13,15 +13,17 @@ import contextlib
 import http.client
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
+from pspnet.wording import counted
 from runtime import authorisation, jpeg
 from runtime.camera_uri import PORTS, CameraUri, without_credentials
 from runtime.capture import Picture
 from runtime.capture_errors import CaptureBroken, CaptureEnded, CaptureRefused, CaptureTimeout
-from runtime.multipart import Multipart, boundary_of
-from runtime.network_camera import TimedReader, connected, remaining_s
+from runtime.multipart import Multipart, boundary_of, is_multipart
+from runtime.network_camera import TimedReader, connected, no_credentials, remaining_s
 
 MOST_REDIRECTS, BLOCK_BYTES = 3, 65_536
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -54,6 +56,12 @@ class MjpegCapture:
         boundary = boundary_of(answer.response.headers.get("Content-Type", ""))
         if boundary is None:
             kind = answer.response.headers.get("Content-Type", "nothing")[:60]
+            if is_multipart(kind):
+                raise CaptureRefused(
+                    f"{uri} sends {kind!r} and its boundary is missing, the line between two pictures: a server must "
+                    "state it as boundary=…; update the camera's firmware, or use its rtsp:// stream",
+                    "codec",
+                )
             raise CaptureRefused(
                 f"{uri} sends {kind!r} and no motion JPEG (multipart/x-mixed-replace): find the path of its MJPEG "
                 "stream in the camera's manual, or use its rtsp:// stream",
@@ -64,15 +72,25 @@ class MjpegCapture:
         self._first: Picture | None = None
         self._interrupted = False
 
-    def start(self, deadline_s: float) -> None:
-        """Wait for the first sound picture."""
-        end_s = time.monotonic() + deadline_s
+    def start(self, deadline_s: float, on_damaged: Callable[[], object]) -> None:
+        """Wait for the first sound picture; on_damaged is called for each that is none."""
+        end_s, damaged = time.monotonic() + deadline_s, 0
         while self._first is None:
             try:
                 self._first = self.read(end_s - time.monotonic())
+            except CaptureTimeout as error:
+                if not damaged:
+                    raise
+                raise CaptureRefused(
+                    f"{self._uri}: {counted(damaged, 'picture')} came and none is a whole JPEG: look at the stream in "
+                    "a browser, and restart the camera",
+                    "corrupt",
+                ) from error
             except CaptureBroken as error:
                 if error.cause != "corrupt":
                     raise CaptureRefused(str(error), error.cause) from error
+                damaged += 1
+                on_damaged()
 
     def read(self, deadline_s: float) -> Picture:
         if self._first is not None:
@@ -104,8 +122,8 @@ class MjpegCapture:
         return block
 
 
-def open_mjpeg(uri: CameraUri, deadline_s: float) -> MjpegCapture:
-    """The stream of an http:// or https:// address."""
+def open_mjpeg(uri: CameraUri, deadline_s: float, on_damaged: Callable[[], object] = lambda: None) -> MjpegCapture:
+    """The stream of an http:// or https:// address. on_damaged: called for each damaged picture before the first."""
     end_s = time.monotonic() + deadline_s
     target, proof, redirects = _target(uri.address), "", 0
     while True:
@@ -126,7 +144,7 @@ def open_mjpeg(uri: CameraUri, deadline_s: float) -> MjpegCapture:
                 continue
             _check_status(uri, answer.response)
             capture = MjpegCapture(uri, answer)
-            capture.start(remaining_s(uri, end_s))
+            capture.start(remaining_s(uri, end_s), on_damaged)
             return capture
         except BaseException:
             capture = None
@@ -165,11 +183,7 @@ def _answer(uri: CameraUri, target: str, proof: str, end_s: float) -> Answer:
 
 def _proof(uri: CameraUri, response: http.client.HTTPResponse, target: str) -> str:
     if not uri.user and not uri.password:
-        raise CaptureRefused(
-            f"{uri} wants user and password: write {uri.scheme}://USER:${{CAMERA_PASSWORD}}@{uri.host}/… and export "
-            "CAMERA_PASSWORD",
-            "auth",
-        )
+        raise no_credentials(uri)
     challenges = response.headers.get_all("WWW-Authenticate") or []
     proof = authorisation.digest(challenges, uri.user, uri.password, "GET", target)
     proof = proof or authorisation.basic(challenges, uri.user, uri.password)

@@ -91,7 +91,7 @@ def drive(config: DriveConfig, stop: threading.Event, progress: Progress) -> dic
         except PspnetError as error:
             raise RunFailed(str(error)) from error
     ran = network.segmenter.runner
-    report = _report(config, ran, cameras, outlets, telemetry, result, started) | {"gpu": network.watch.facts()}
+    report = _report(config, ran, cameras, outlets, telemetry, board, result, started) | {"gpu": network.watch.facts()}
     network.watch.tell()
     _tell(config, report, outlets)
     return report
@@ -184,20 +184,23 @@ def _report(
     cameras: Sequence[Camera],
     outlets: Sequence[Outlet],
     telemetry: Telemetry,
+    board: TellingBoard,
     result: dict[str, Any],
     started: float,
 ) -> dict[str, Any]:
     """The figures of a run, for --json."""
     statuses = {camera.name: camera.status() for camera in cameras}
+    failures = {name: board.last_failure(name) for name in statuses}  # a camera that was stopped has none of its own
     return {
         "artefact": config.model.artefact.name, "engine": runner.engine, "precision": runner.precision,
         "provenance": runner.provenance or None,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)), "seconds": result["seconds"],
         "cameras": {
             name: {
-                "source": status.uri, "state": status.state.value, "cause": status.cause, "decoder": status.decoder,
+                "source": status.uri, "state": status.state.value, "decoder": status.decoder,
+                "cause": status.cause or failures[name][0], "message": status.message or failures[name][1],
                 "size": status.size, "frames": status.frames, "valid": result["cameras"][name]["valid"],
-                "invalid": result["cameras"][name]["invalid"],
+                "invalid": result["cameras"][name]["invalid"], "why_invalid": board.why_invalid(name),
                 "drops": dict(Counter(status.drops) + Counter(result["cameras"][name]["drops"])),
                 "reconnects": status.reconnects,
                 "crashes": status.crashes, "times_ms": telemetry.percentiles(name),
@@ -225,9 +228,10 @@ def _tell(config: DriveConfig, report: dict[str, Any], outlets: Sequence[Outlet]
     for name, facts in report["cameras"].items():
         age = facts["times_ms"].get(AGE)
         old = f", age p50 {age['p50']:.0f} ms, p99 {age['p99']:.0f} ms" if age else ""
+        mostly = f"; most of it invalid: {facts['why_invalid']}" if facts["invalid"] > facts["valid"] else ""
         print(
             f"{name}: {counted(facts['valid'], 'frame')} in {report['seconds']:.1f} s, {facts['invalid']} invalid, "
-            f"{sum(facts['drops'].values())} dropped{old} ({report['engine']}, {report['precision']})"
+            f"{sum(facts['drops'].values())} dropped{old} ({report['engine']}, {report['precision']}){mostly}"
         )
     if written:
         print(", ".join(written))

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pspnet.errors import PspnetError
 from pspnet.geometry import Geometry
@@ -17,6 +18,7 @@ from runtime.camera_settings import CameraSettings
 from runtime.camera_uri import CameraUri, camera_uri
 from runtime.drive_config import DriveConfig
 from runtime.frame_ring import unused_memory_bytes
+from runtime.live_files import check_unwritten
 from runtime.postprocess import merged, read_mask
 from runtime.runner import open_runner
 from runtime.security import check_address
@@ -52,7 +54,11 @@ def check_drive(config: DriveConfig) -> Checked:
 
 
 def check_cameras(config: DriveConfig) -> tuple[CameraUri, ...]:
-    """The address of each camera; PspnetError for one that is odd, and for names and devices that are given twice."""
+    """The address of each camera.
+
+    PspnetError for one that is odd, for names and devices that are given twice, and for clips that do not exist: a slip
+    of the keyboard would be tried again for ever.
+    """
     with secrets_set(config):
         uris = tuple(camera_uri(each.uri, allow_gstreamer=each.allow_gstreamer) for each in config.cameras)
     names = [camera.name for camera in config.cameras]
@@ -67,7 +73,21 @@ def check_cameras(config: DriveConfig) -> tuple[CameraUri, ...]:
                 "leave one out"
             )
         devices[device] = camera.name
+        _check_clip(camera, uri)
     return uris
+
+
+def _check_clip(camera: CameraSettings, uri: CameraUri) -> None:
+    """PspnetError where the file that a camera plays does not exist now. One that goes away later may come back."""
+    if uri.scheme not in ("clip", "test") or (uri.scheme, uri.address) == ("test", "pattern"):
+        return
+    path = Path(uri.address)
+    if path.is_file():
+        return
+    where = "" if path.is_absolute() else f" in {Path.cwd()}, the folder that the run is started in"
+    what = "is no file" if path.exists() else "does not exist"
+    other = ", or test://pattern" if uri.scheme == "test" else ""
+    raise PspnetError(uri.scrubbed(f"camera {camera.name}: {uri}: {path} {what}{where}. Give a clip{other}"))
 
 
 def check_places(config: DriveConfig) -> None:
@@ -82,6 +102,8 @@ def check_places(config: DriveConfig) -> None:
     inputs = [config.model.artefact, *(each.mask for each in config.cameras if each.mask)]
     files = [path for path in (output.jsonl, output.json) if path]
     check_outputs(inputs, files, [path for path in (output.folder, output.video, output.select) if path])
+    if output.jsonl is not None:
+        check_unwritten(output.jsonl)
     if output.video is not None and output.video.suffix:
         raise PspnetError(f"video {output.video}: videos of cameras come in parts: give a folder, as --video drive")
     if config.serve is not None:
@@ -123,7 +145,7 @@ def text_of(config: DriveConfig, checked: Checked) -> str:
         "shared labels": output.shared_labels, "select": output.select, "callback": output.callback,
         "window": "on this screen" * output.window,
     }  # fmt: skip
-    lines += [f"  output    {name}: {value}" for name, value in wanted.items() if value]
+    lines += [f"  output    {name}: {value}{_folder_to_make(name, value)}" for name, value in wanted.items() if value]
     if config.serve is not None:
         guarded = "with a token" if config.serve.token else "without a token"
         lines.append(f"  page      http://{config.serve.host}:{config.serve.port} ({guarded})")
@@ -133,6 +155,16 @@ def text_of(config: DriveConfig, checked: Checked) -> str:
         lines.append(f"  limits    cameras are taken together within {limits.sync_ms:g} ms")
     lines += [f"  note      {note}" for note in checked.notes]
     return "\n".join(lines)
+
+
+def _folder_to_make(name: str, value: object) -> str:
+    """What is said of an output whose folder is missing."""
+    if not isinstance(value, Path):
+        return ""
+    folder = value if name in ("folder", "video", "select") else value.parent
+    if folder.exists():
+        return ""
+    return " (will be made)" if folder == value else f" ({folder} will be made)"
 
 
 def _check_size(camera: CameraSettings, uri: CameraUri, spec: NetworkSpec) -> None:

@@ -122,6 +122,8 @@ class OutputConfig:
             )
         if self.select_share is not None and self.select is None:
             raise PspnetError("select_share is of the frames that select keeps: give select, or --select DIR, too")
+        if not 0 <= self.alpha <= 1:
+            raise PspnetError(f"alpha is {self.alpha:g}: give 0 (picture) to 1 (colours) (--alpha on the command line)")
         if self.keep_free_mib < 0:
             raise PspnetError(
                 f"keep_free_mib is {self.keep_free_mib}: give 0 or more (--keep-free on the command line)"

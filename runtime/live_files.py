@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from runtime.sink import classes_json, writing
 
 FLOOR_BYTES = 1 << 30
 """Recordings leave so much of a disk free: a full one takes the whole vehicle computer down."""
+LOCK_S, LOCK_PAUSE_S = 0.5, 0.005  # how long another's look at a file may take
 
 
 def check_room(folder: Path, floor_bytes: int) -> None:
@@ -35,6 +37,88 @@ def check_room(folder: Path, floor_bytes: int) -> None:
             f"cannot write {folder}: {free_bytes / 2**20:.0f} MiB are left on its disk, and {floor_bytes / 2**20:.0f} "
             "MiB are kept free. Remove old recordings, or set a lower floor"
         )
+
+
+def locked(descriptor: int, wait_s: float = LOCK_S) -> bool:
+    """Whether this process has the lock of an open file now, until the descriptor is closed or the process dies.
+
+    False where a living process has it for longer than `wait_s`, in whatever container it runs; OSError where the file
+    system has no locks.
+    """
+    end_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(LOCK_PAUSE_S)
+
+
+def check_unwritten(path: Path) -> None:
+    """PspnetError where a living run adds its lines to this file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # there is none yet; whether it can be written is told elsewhere
+        return
+    try:
+        _lock(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def new_file_of_ours(path: Path) -> int:
+    """Make an empty file that others see is being written: the descriptor whose lock says so. It is to be closed.
+
+    OSError where it cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _lock(descriptor, path)
+            if _is_at(path, descriptor):  # else another run has removed it before it was locked
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def orphan(path: Path) -> Iterator[bool]:
+    """Whether the process that wrote this file is dead; until the block ends no other run thinks so as well."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # somebody else's, or gone
+        yield False
+        return
+    try:
+        try:
+            dead = locked(descriptor, 0) and _is_at(path, descriptor)
+        except OSError:  # without locks nobody can know
+            dead = False
+        yield dead
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """PspnetError where another process has the lock. On a file system without locks nothing is locked."""
+    try:
+        free = locked(descriptor)
+    except OSError:
+        return
+    if not free:
+        raise PspnetError(f"another run writes {path}: stop it, or give this one a place of its own")
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def stem_of(record: Record) -> str:
@@ -77,7 +161,7 @@ def write_classes(folder: Path, spec: NetworkSpec, licence: str) -> None:
 
 class Lines:
     """JSON lines at the end of a file, each whole or absent; a file that was moved away, by logrotate say, is begun
-    anew. PspnetError where it cannot be written."""
+    anew. PspnetError where it cannot be written, and where another process writes lines into it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = replaceable_file(path)
@@ -110,12 +194,14 @@ class Lines:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                _lock(self._descriptor, self.path)
+            except PspnetError:
+                self.close()
+                raise
             end = os.lseek(self._descriptor, 0, os.SEEK_END)
             if end and os.pread(self._descriptor, 1, end - 1) != b"\n":  # a power cut left half a line
                 os.write(self._descriptor, b"\n")
 
     def _moved(self) -> bool:
-        try:
-            return self._descriptor < 0 or not os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return True
+        return self._descriptor < 0 or not _is_at(self.path, self._descriptor)

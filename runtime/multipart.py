@@ -11,9 +11,14 @@ MOST_HEADER_BYTES, MOST_PART_BYTES = 8192, 32 << 20
 _LENGTH = re.compile(rb"(?im)^content-length\s*:\s*(\d{1,12})\s*$")
 
 
+def is_multipart(content_type: str) -> bool:
+    """Whether the type is that of a stream of parts."""
+    return content_type.lower().startswith("multipart/")
+
+
 def boundary_of(content_type: str) -> bytes | None:
-    """The line that begins each part, with its dashes; None where the type is no multipart stream."""
-    if not content_type.lower().startswith("multipart/"):
+    """What begins each part, without its dashes; None where the type is no multipart stream, or does not state it."""
+    if not is_multipart(content_type):
         return None
     found = re.search(r'boundary\s*=\s*(?:"([^"]+)"|([^\s;]+))', content_type, re.IGNORECASE)
     if not found:

@@ -76,6 +76,19 @@ def remaining_s(uri: CameraUri, end_s: float) -> float:
     return left
 
 
+def no_credentials(uri: CameraUri) -> CaptureRefused:
+    """Of a camera that asks for user and password, and whose address has neither.
+
+    The fix is no whole URL, because what is shown of a camera has no user and password in its URLs.
+    """
+    place = f"[{uri.host}]:{uri.port}" if ":" in uri.host else f"{uri.host}:{uri.port}"
+    return CaptureRefused(
+        f"{uri} wants user and password: export CAMERA_USER and CAMERA_PASSWORD, and put "
+        f"${{CAMERA_USER}}:${{CAMERA_PASSWORD}}@{place} in place of the host in its address, in single quotes",
+        "auth",
+    )
+
+
 def _named(uri: CameraUri, error: OSError) -> CaptureRefused | CaptureTimeout:
     """The OSError of a connection as one of ours."""
     if isinstance(error, TimeoutError):

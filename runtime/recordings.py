@@ -23,6 +23,7 @@ from pspnet.errors import PspnetError, is_out_of_memory
 from pspnet.geometry import region_from_text
 from pspnet.metadata import artefact_sha256
 from pspnet.wording import counted
+from runtime.camera_uri import without_credentials
 from runtime.cuda import CudaError, CudaOutOfMemory
 from runtime.pipeline import segment_stream
 from runtime.runner import open_runner
@@ -103,7 +104,13 @@ def read_list(list_file: str | Path) -> list[Path]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PspnetError(f"cannot read list {path}: {reason}. Give a text file with one path per line") from error
-    found = [path.parent / line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if camera := next((name for name in named if re.match(r"[A-Za-z][\w+.-]*://", name)), None):
+        raise PspnetError(
+            f"list {path} names {without_credentials(camera)}, and lists take files: clips, folders and photos. Give "
+            "cameras on the command line, or with --config"
+        )
+    found = [path.parent / name for name in named]
     if not found:
         raise PspnetError(f"list {path} names no recording: write one path per line")
     if len(set(found)) < len(found):

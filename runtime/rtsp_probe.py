@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from runtime import authorisation
 from runtime.camera_uri import CameraUri
 from runtime.capture_errors import CaptureRefused, CaptureTimeout
-from runtime.network_camera import SECURE, connected, remaining_s
+from runtime.network_camera import SECURE, connected, no_credentials, remaining_s
 
 MOST_HEADER_BYTES, MOST_BODY_BYTES = 16_384, 65_536
 BASIC = "unknown until a password is sent"
@@ -41,11 +41,7 @@ def video_codec(uri: CameraUri, end_s: float) -> str:
     answer = _describe(uri, "", end_s)
     if answer.status == 401:
         if not uri.user and not uri.password:
-            raise CaptureRefused(
-                f"{uri} wants user and password: write {uri.scheme}://USER:${{CAMERA_PASSWORD}}@{uri.host}/… and "
-                "export CAMERA_PASSWORD",
-                "auth",
-            )
+            raise no_credentials(uri)
         challenges = answer.all_of("www-authenticate")
         proof = authorisation.digest(challenges, uri.user, uri.password, "DESCRIBE", uri.address)
         if proof is None and uri.scheme in SECURE:

@@ -138,8 +138,8 @@ def check_address(host: str, token: str | None) -> None:
     if token is None:
         if not is_loopback(host):
             raise PspnetError(
-                f"serving on {host} lets others see the cameras: give a token, as token_file or as "
-                'token = "${NAME}" under [serve], or serve on 127.0.0.1'
+                f"serving on {host} lets others see the cameras: give a token, with --token-file FILE on the command "
+                'line, or as token_file or token = "${NAME}" under [serve] in drive.toml, or serve on 127.0.0.1'
             )
     elif len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise PspnetError(

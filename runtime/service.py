@@ -2,18 +2,21 @@
 
 The work runs in a thread of its own, so that a signal is heeded while a library loads an engine or hangs.
 
-SIGINT ends with 130 and SIGTERM with 0, both with everything flushed and within 2 s: what has not ended by then is left
-behind. A second signal ends the program at once.
+SIGINT ends with 130, SIGTERM with 0 and SIGHUP, of a terminal or an ssh connection that is gone, with 129, all with
+everything flushed and within 2 s: what has not ended by then is left behind. A second signal ends the program at once,
+unless it is SIGHUP. Where SIGHUP is ignored from the start on, as under nohup, it stays so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +27,9 @@ STOP_LIMIT_S = 1.8
 LOAD_LIMIT_S = 0.1
 """The same while the engine is loading, which cannot be broken off, and after which nothing is left unfinished."""
 STATUS_S = 5.0
-EXITS = {signal.SIGINT: 130, signal.SIGTERM: 0}
-"""Signal -> exit code of a run that it ended: an operator's Ctrl-C is told apart, a supervisor's SIGTERM is fine."""
+EXITS = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 129}
+"""Signal -> exit code of a run that it ended: an operator's Ctrl-C is told apart, and so is a terminal that is gone,
+which nobody meant as a stop; a supervisor's SIGTERM is fine."""
 
 
 class Progress:
@@ -72,13 +76,17 @@ def run_as_service(
             done.set()
 
     def heed(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
+            if received:  # shell and kernel each send one, and systemd one after SIGTERM: nobody is impatient
+                return
         if received:
             leave(128 + number)
         received.append(number)
         stop.set()
 
     thread = threading.Thread(target=working, name="run", daemon=True)
-    with _handled(heed):
+    with _handled(heed, EXITS):
         thread.start()
         _attend(done, stop, progress, environment)
     if not done.is_set():
@@ -117,8 +125,37 @@ def _attend(done: threading.Event, stop: threading.Event, progress: Progress, en
 
 
 @contextmanager
-def _handled(heed: Callable[[int, object], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, heed) for number in EXITS}
+def leaving_at_once(leave: Callable[[int], Any] = os._exit) -> Iterator[None]:
+    """While it lasts, SIGTERM and SIGHUP end the program at once with the exit codes of a run that they ended.
+
+    For what comes before `run_as_service`, when nothing has begun that must end in order.
+    """
+
+    def end(number: int, _: object) -> None:
+        with contextlib.suppress(Exception):  # the signal may come in the middle of a print
+            sys.stdout.flush()
+        leave(EXITS[signal.Signals(number)])
+
+    with _handled(end, (signal.SIGTERM, signal.SIGHUP)):
+        yield
+
+
+def _let_go_of_terminal() -> None:
+    """Send what is printed from now on to nowhere, as far as nobody is left to read it: a print would be an error."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    for descriptor, event in poll.poll(0):
+        if event & (select.POLLHUP | select.POLLERR):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+@contextmanager
+def _handled(heed: Callable[[int, object], None], numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    ours = [each for each in numbers if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.signal(number, heed) for number in ours}
     try:
         yield
     finally:

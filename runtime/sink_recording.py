@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -11,12 +13,23 @@ import numpy as np
 
 from pspnet.errors import PspnetError
 from pspnet.spec import NetworkSpec
-from runtime.live_files import FLOOR_BYTES, Lines, check_room, stamp_from_wall, stem_of, write_classes, write_whole
+from runtime.live_files import (
+    FLOOR_BYTES,
+    Lines,
+    check_room,
+    new_file_of_ours,
+    orphan,
+    stamp_from_wall,
+    stem_of,
+    write_classes,
+    write_whole,
+)
 from runtime.live_view import WIDEST, LiveView
 from runtime.outlet import Sink
 from runtime.overlay import legend
 from runtime.record import Record
 from runtime.sink import check_video, open_video, writing
+from runtime.source import native_messages_hidden
 from runtime.view_sink import ViewSink
 
 VIDEO_FPS = 10.0
@@ -24,6 +37,8 @@ PART_S = 600.0
 LONGEST_GAP_S = 2.0  # that is filled with what was shown last; after half of it NO SIGNAL is due
 UNWRITTEN_S = 30.0
 """Seconds of video after which the file must have grown: the encoder reports no error, and keeps 5 s at most."""
+WHOLE, PARTIAL, CUT = ".webm", ".partial.webm", ".cut.webm"
+"""How files end: a whole part, one that is being written, and what plays of one whose run was killed."""
 
 
 class JsonlRecording(Sink):
@@ -66,8 +81,9 @@ class LabelRecording(Sink):
 class VideoRecording(ViewSink):
     """DIR/CAMERA_TIME.webm, a new one every `part_s` seconds and where the picture changes its size.
 
-    A part is called NAME.partial.webm until it is whole; players show what a power cut leaves of it. fps: pictures that
-    come faster are left out, and in gaps the last one stays until NO SIGNAL takes its place.
+    A part is called NAME.partial.webm until it is whole. What a power cut or a kill left of one becomes NAME.cut.webm
+    at the next start, where a picture of it plays, and is removed otherwise; parts of a living run stay. fps:
+    pictures that come faster are left out, and in gaps the last one stays until NO SIGNAL takes its place.
     """
 
     live = False
@@ -98,6 +114,8 @@ class VideoRecording(ViewSink):
             finally:
                 writer.release()
                 trial.unlink(missing_ok=True)
+        if kept := keep_orphans(self._folder):
+            print(f"pspnet: a run that was killed left {', '.join(path.name for path in kept)}", file=sys.stderr)
 
     def close(self) -> None:
         """Finish all parts; PspnetError where one of them is not whole, after the others are."""
@@ -132,6 +150,27 @@ class VideoRecording(ViewSink):
         self._parts.pop(camera).finish()
 
 
+def keep_orphans(folder: Path) -> list[Path]:
+    """Give parts whose writers are dead their last name, and remove those without a picture; returns the former."""
+    kept = []
+    for partial in sorted(folder.glob(f"*{PARTIAL}")):
+        with orphan(partial) as dead, contextlib.suppress(OSError):  # what we have no right to stays as it is
+            if dead and _plays(partial):
+                kept.append(partial.replace(partial.with_name(partial.name.removesuffix(PARTIAL) + CUT)))
+            elif dead:
+                partial.unlink()
+    return kept
+
+
+def _plays(path: Path) -> bool:
+    """Whether a video has a picture."""
+    with native_messages_hidden():
+        reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        plays = reader.isOpened() and reader.read()[0]
+        reader.release()
+    return plays
+
+
 class _Part:
     """One video file. size: (height, width) of the pictures, without the legend beside them."""
 
@@ -139,7 +178,7 @@ class _Part:
         self, folder: Path, name: str, spec: NetworkSpec, fps: float, size: tuple[int, ...], now_ns: int
     ) -> None:
         self.size, self.started_ns = tuple(size), now_ns
-        self._path, self._partial = folder / f"{name}.webm", folder / f"{name}.partial.webm"
+        self._path, self._partial = folder / f"{name}{WHOLE}", folder / f"{name}{PARTIAL}"
         beside = legend(spec.class_names, spec.palette, size[0])
         self._period_ns = 1e9 / fps
         self._origin_ns, self._written = float(now_ns), 0  # picture number n belongs to origin + n periods
@@ -149,7 +188,13 @@ class _Part:
         self._writer = cv2.VideoWriter()
         with writing(self._path):
             folder.mkdir(parents=True, exist_ok=True)
-            open_video(self._writer, self._partial, self._path, fps, self._shown.shape[:2])
+            self._lock = new_file_of_ours(self._partial)  # before the encoder opens it, so that it is never without
+            try:
+                open_video(self._writer, self._partial, self._path, fps, self._shown.shape[:2])
+            except BaseException:
+                self._partial.unlink(missing_ok=True)
+                os.close(self._lock)
+                raise
 
     def due(self, now_ns: int) -> bool:
         """Whether the time of the next picture has come."""
@@ -176,12 +221,15 @@ class _Part:
         """Close the file and give it its name; PspnetError where it is not whole."""
         self._writer.release()
         try:
-            check_video(self._partial, self._path)
-        except PspnetError:
-            self._partial.unlink(missing_ok=True)
-            raise
-        with writing(self._path):
-            self._partial.replace(self._path)
+            try:
+                check_video(self._partial, self._path)
+            except PspnetError:
+                self._partial.unlink(missing_ok=True)
+                raise
+            with writing(self._path):
+                self._partial.replace(self._path)
+        finally:
+            os.close(self._lock)
 
     def _missed(self, now_ns: int) -> int:
         """How many pictures should be there already; a picture may be half a period early."""

@@ -20,6 +20,7 @@ import numpy as np
 from pspnet.errors import PspnetError
 from pspnet.spec import NetworkSpec
 from runtime.frame_ring import page_rounded
+from runtime.live_files import locked
 from runtime.outlet import Sink
 from runtime.record import Record
 from runtime.shared_labels import (
@@ -45,7 +46,6 @@ from runtime.shared_labels import (
 
 NAME = r"[a-z0-9_-]{1,64}"
 FIRST_PIXELS = 720 * 1280  # room before the first picture is seen; larger ones get a new file
-LOCK_S, LOCK_PAUSE_S = 0.5, 0.005  # how long another's look at a file may take
 YOUNG_S = 60.0  # so long a file that has no writer's name in it yet is left to whoever is making it
 
 
@@ -198,7 +198,7 @@ class LabelFile:
             return False
         stack.callback(os.close, there)
         ours = self._memory is not None and not self._gone()
-        if not ours and not _locked(there):
+        if not ours and not locked(there):
             name = self._path.name.removeprefix(path_of("").name)
             raise PspnetError(
                 f"another process writes the shared labels {name}: stop it, or choose another prefix for these"
@@ -210,19 +210,6 @@ class LabelFile:
             return False
         os.replace(self._temporary, self._path)
         return True
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock a file whose writer was killed; False where it lives. Another run may hold the lock for a moment to see."""
-    end_s = time.monotonic() + LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end_s:
-                return False
-            time.sleep(LOCK_PAUSE_S)
 
 
 class _Memory:

@@ -215,6 +215,20 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert not list(Path("/dev/shm").glob(f"*t{os.getpid()}*"))
 
 
+def test_results_that_are_all_too_old_and_a_camera_that_never_came_say_why(tmp_path: Path) -> None:
+    arguments = ["test://pattern?size=96x128&fps=20", "test://pattern?size=96x128&script=refuse 10000"]
+    outputs = ["--jsonl", tmp_path / "x.jsonl", "--json", tmp_path / "x.json"]
+    program = start(*arguments, *outputs, "--max-age-ms", 60, "--seconds", 8, infer_s=0.1)
+    printed, said = program.communicate(timeout=60)
+    assert program.returncode == 0, said
+    fix = "at most 60 ms are allowed: raise --max-age-ms (max_age_ms in drive.toml), or take a faster engine"
+    assert said.count("camera0 runs, but had no valid result for 3 s, most often because the picture is") == 1
+    assert fix in said and fix in printed.splitlines()[0]
+    cameras = json.loads((tmp_path / "x.json").read_text())["cameras"]
+    assert cameras["camera1"]["cause"] == "refused" and cameras["camera1"]["message"]
+    assert cameras["camera0"]["cause"] == "" and fix in cameras["camera0"]["why_invalid"]
+
+
 def test_a_password_on_the_command_line_is_warned_about_and_never_shown(tmp_path: Path) -> None:
     program = start("rtsp://me:s3cret@127.0.0.1:9/x", "--jsonl", tmp_path / "x.jsonl", "--seconds", 1.5)
     printed, said = program.communicate(timeout=60)
@@ -238,7 +252,10 @@ def test_a_password_on_the_command_line_is_warned_about_and_never_shown(tmp_path
         (["m.onnx", "test://pattern?sise=3", "--window"], "option sise=3 is not understood"),
         (["m.onnx", "ftp://host/x", "--window"], "is no camera: give one of"),
         (["m.onnx", "gst://videotestsrc", "--window"], "--allow-gstreamer"),
-        (["m.onnx", "test://pattern", "--serve", "0.0.0.0"], "give a token"),
+        (
+            ["m.onnx", "test://pattern", "--serve", "0.0.0.0"],
+            "give a token, with --token-file FILE on the command line",
+        ),
         (["m.onnx", "test://pattern", "--token-file", "x"], "--token-file is for the web page"),
         (["m.onnx", "test://pattern", "--window", "--min-confidence", "3"], "min_confidence is 3"),
         (["m.onnx", "test://pattern", "--window", "--seconds", "0"], "seconds is 0"),

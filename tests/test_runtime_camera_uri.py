@@ -153,6 +153,15 @@ def test_settings_that_name_a_secret_are_hidden_anywhere() -> None:
     assert all(secret not in text for secret in ("a1", "b2", "c3", "d4", "e5")) and "channel=1" in text
 
 
+@pytest.mark.parametrize("mark", [",", ":", ".", ";", ")", "',"])
+def test_what_was_hidden_before_stays_as_it_is(mark: str) -> None:
+    once = without_credentials("it redirects to http://me:pw@cam/v?a=b&token=t0p, another, or to /w?token=t0p") + mark
+    assert once.startswith("it redirects to http://***@cam/v?a=b&token=***") and "t0p" not in once
+    said = f"to http://***@cam/v?a=b&token=***{mark} another host{mark}"
+    assert without_credentials(said) == said and without_credentials(without_credentials(once)) == once
+    assert without_credentials("http://cam/v?token=***t0p") == "http://cam/v?token=***"
+
+
 def test_address_travels_to_another_process() -> None:
     uri = camera_uri("rtsp://joe:${PW}@cam/s#transport=udp", ENVIRONMENT)
     assert pickle.loads(pickle.dumps(uri)) == uri

@@ -162,6 +162,7 @@ def test_interruption_ends_a_blocked_read() -> None:
         (b"HTTP/1.1 503 Busy\r\n\r\n", "refused", "503"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", "codec", "text/html"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n", "codec", "image/jpeg"),
+        (HEAD.replace(b"; boundary=frame", b""), "codec", "'multipart/x-mixed-replace' and its boundary is missing"),
         (b"HTTP/1.1 304 N\r\n\r\n", "refused", "answers 304 and no pictures"),
         (b"RTSP/1.0 200 OK\r\n\r\n", "refused", "no HTTP server"),
         (HEAD + b"--frame\r\nContent-Length: 99999999999\r\n\r\n", "codec", "99999999999 bytes"),
@@ -173,6 +174,19 @@ def test_answers_become_causes(answer: bytes, cause: str, words: str) -> None:
     with serving(sender(head=answer, then_wait_s=1)) as port:
         found = cause_of_opening(uri_of(port))
     assert found[0] == cause and words in found[1] and "\n" not in found[1]
+
+
+def test_how_to_give_a_password_survives_the_redaction() -> None:
+    answer = b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\n\r\n"
+    with serving(sender(head=answer, then_wait_s=1)) as port:
+        uri = uri_of(port)
+        message = uri.scrubbed(cause_of_opening(uri)[1])  # as a camera's process sends it
+    assert f" ${{CAMERA_USER}}:${{CAMERA_PASSWORD}}@127.0.0.1:{port} " in message and "***" not in message
+    filled = camera_uri(
+        f"http://${{CAMERA_USER}}:${{CAMERA_PASSWORD}}@127.0.0.1:{port}/v",
+        {"CAMERA_USER": "joe", "CAMERA_PASSWORD": "x"},
+    )
+    assert (filled.user, filled.password) == ("joe", "x")
 
 
 def test_nothing_at_the_port_is_refused() -> None:

@@ -191,6 +191,26 @@ def test_check_prints_a_summary(tmp_path: Path, small_onnx: Path) -> None:
     summary = text_of(config, checked)
     for part in ("drive.toml is sound", "front: test://pattern?size=96x128", "mask bonnet.png", "jsonl: "):
         assert part in summary
+    assert "will be made" not in summary
+
+
+def test_check_says_which_folders_will_be_made_and_makes_none(tmp_path: Path, small_onnx: Path) -> None:
+    text = SMALL.replace("model.onnx", str(small_onnx))
+    text += '[output]\njsonl = "deep/a.jsonl"\nvideo = "films"\nfolder = "."\njson = "r.json"'
+    config = read_drive(written(tmp_path, text))
+    summary = text_of(config, check_drive(config)).splitlines()
+    made = [line.split(None, 1)[1] for line in summary if "will be made" in line]
+    assert made == [
+        f"video: {tmp_path / 'films'} (will be made)",
+        f"jsonl: {tmp_path / 'deep' / 'a.jsonl'} ({tmp_path / 'deep'} will be made)",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["drive.toml"]
+
+
+@pytest.mark.parametrize("alpha", ["3", "-0.5", "nan"])
+def test_alpha_of_a_configuration_is_checked(tmp_path: Path, alpha: str) -> None:
+    with pytest.raises(PspnetError, match=r"alpha is .*: give 0 \(picture\) to 1"):
+        read_drive(written(tmp_path, SMALL + f"[output]\nwindow = true\nalpha = {float(alpha)}"))
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,13 @@ def test_odd_shards_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "names no recording"), ("# x\n", "names no recording"), ("a.mp4\na.mp4", "twice")]
-)
+    ("text", "message"),
+    [
+        ("", "names no recording"), ("# x\n", "names no recording"), ("a.mp4\na.mp4", "twice"),
+        ("a.mp4\n test://pattern", "l.txt names test://pattern, and lists take files"),
+        ("rtsp://me:s3cret@cam/x", r"names rtsp://\*\*\*@cam/x, and lists take files"),
+    ],
+)  # fmt: skip
 def test_odd_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "l.txt").write_text(text)
     with pytest.raises(PspnetError, match=message):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from runtime.camera_uri import camera_uri
+from runtime.camera_uri import camera_uri, without_credentials
 from runtime.capture_errors import CaptureError
 from runtime.rtsp_probe import BASIC, video_codec
 from tests.network_doubles import free_port, request_of, serving
@@ -101,7 +101,9 @@ def test_digest_is_computed_and_the_password_never_sent() -> None:
 def test_wrong_and_missing_credentials_are_told_apart() -> None:
     challenge = 'WWW-Authenticate: Digest realm="cam", nonce="n7"'
     assert "wrong" in cause_of(answer("401 No", "", challenge), who="joe:hush@")[1]
-    assert "wants user and password" in cause_of(answer("401 No", "", challenge))[1]
+    missing = cause_of(answer("401 No", "", challenge))[1]
+    assert "wants user and password" in missing
+    assert "${CAMERA_USER}:${CAMERA_PASSWORD}@127.0.0.1:" in without_credentials(missing)
 
 
 def test_clear_password_is_not_sent_by_the_probe() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime import service
-from runtime.service import Progress, run_as_service
+from runtime.service import Progress, leaving_at_once, run_as_service
 from runtime.systemd import ServiceWatchdog, notify
 
 PATIENCE_S = 20.0  # a loaded machine
@@ -110,7 +110,16 @@ def stopped_by(number: int, systemd: Systemd) -> int:
     return code
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.fixture
+def with_terminal() -> Iterator[None]:
+    """SIGHUP as in a shell, however the tests were started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_terminal")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 129)])
 def test_signals_end_the_run(number: int, code: int, systemd: Systemd) -> None:
     before = signal.getsignal(number)
     assert stopped_by(number, systemd) == code
@@ -209,3 +218,42 @@ def test_a_second_signal_leaves_at_once() -> None:
     start_s = time.monotonic()
     run_as_service(hangs, {}, leave)
     assert codes[0] == 128 + signal.SIGTERM and time.monotonic() - start_s < 1.5
+
+
+@pytest.mark.usefixtures("with_terminal")
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGHUP, 129), (signal.SIGTERM, 0)])
+def test_a_terminal_that_closes_may_say_so_again(first: int, code: int) -> None:
+    ended: list[bool] = []
+
+    def works(stop: threading.Event, progress: Progress) -> None:
+        os.kill(os.getpid(), first)
+        assert stop.wait(PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(5 * service.TICK_S)  # sinks that flush
+        ended.append(True)
+
+    left: list[int] = []
+    assert run_as_service(works, {}, left.append) == code and ended == [True] and left == []
+
+
+def test_what_ignores_the_terminal_goes_on(with_terminal: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+
+    def works(stop: threading.Event, progress: Progress) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.wait(5 * service.TICK_S)
+
+    with leaving_at_once():
+        assert run_as_service(works, {}) == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 129)])
+def test_a_signal_before_the_work_ends_the_program(number: int, code: int, with_terminal: None) -> None:
+    left: list[int] = []
+    before = signal.getsignal(number)
+    with leaving_at_once(left.append):
+        os.kill(os.getpid(), number)
+        assert left == [code]
+        assert run_as_service(lambda stop, progress: os.kill(os.getpid(), number), {}) == code
+    assert left == [code] and signal.getsignal(number) is before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import resource
 import subprocess
@@ -69,6 +70,47 @@ def test_a_moved_file_is_begun_anew(tmp_path: Path) -> None:
     sink.close()
     assert [line["sequence"] for line in lines_of(path)] == [2]
     assert [line["sequence"] for line in lines_of(tmp_path / "r.jsonl.1")] == [0]
+
+
+def test_lines_of_two_runs_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    live_files.check_unwritten(path)
+    sink = JsonlRecording(path, FLOOR)
+    for refused in (lambda: JsonlRecording(path, FLOOR), lambda: live_files.check_unwritten(path)):
+        with pytest.raises(PspnetError, match=r"another run writes .*r\.jsonl: stop it"):
+            refused()
+    path.rename(tmp_path / "r.jsonl.1")
+    other = JsonlRecording(path, FLOOR)  # the name was free for a moment
+    with pytest.raises(PspnetError, match="another run writes"):
+        sink(record_of(0))
+    other(record_of(1))
+    other.close()
+    sink(record_of(2))  # and it is ours again
+    with pytest.raises(PspnetError, match="another run writes"):
+        JsonlRecording(path, FLOOR)
+    sink.close()
+    live_files.check_unwritten(path)
+    JsonlRecording(path, FLOOR).close()
+    assert [line["sequence"] for line in lines_of(path)] == [1, 2] and lines_of(tmp_path / "r.jsonl.1") == []
+
+
+def test_a_file_system_without_locks_records_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(live_files.fcntl, "flock", flock)
+    for sequence in range(2):
+        sink = JsonlRecording(tmp_path / "r.jsonl", FLOOR)
+        live_files.check_unwritten(tmp_path / "r.jsonl")
+        sink(record_of(sequence))
+        sink.close()
+    assert [line["sequence"] for line in lines_of(tmp_path / "r.jsonl")] == [0, 1]
+    somebodys = tmp_path / "front_x.partial.webm"
+    somebodys.write_bytes(b"nobody knows whether its writer lives")
+    video = VideoRecording(tmp_path, SPEC, floor_bytes=FLOOR)
+    video(record_of(0, (64, 96)))
+    video.close()
+    assert somebodys.exists() and len(list(tmp_path.glob("front_*.webm"))) == 2
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -148,3 +151,60 @@ def test_a_video_that_does_not_grow_is_told(tmp_path: Path, clock: Clock, monkey
         for sequence in range(40):  # the encoder keeps some seconds to itself, as if nothing reached the disk
             sink(at(record_of(sequence), clock))
             clock.now_ns += 100_000_000
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from runtime import sink_recording, view_sink
+from tests.live_records import SPEC, record_of
+from tests.test_runtime_sink_recording_video import Clock, at
+clock = sink_recording.time = view_sink.time = Clock()
+sink = sink_recording.VideoRecording(sys.argv[1], SPEC, fps=10.0, floor_bytes=0)
+generator = np.random.default_rng(0)
+for number in range(int(sys.argv[2])):
+    record = record_of(number, (240, 320))
+    record.frame.image[:] = generator.integers(0, 256, record.frame.image.shape)
+    sink(at(record, clock))
+    clock.now_ns += 10**8
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+LONG, SHORT = 150, 1  # pictures: 15 s, of which the encoder has written most, and one that it still holds back
+
+
+def killed_run(folder: Path, pictures: int) -> Path:
+    """The part that a run left that was killed after so many pictures."""
+    code = [sys.executable, "-c", KILLED, str(folder), str(pictures)]
+    done = subprocess.run(code, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    [part] = folder.glob("*.partial.webm")
+    return part
+
+
+def test_parts_of_killed_runs_are_kept_where_they_play(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    short = killed_run(tmp_path / "short", SHORT)
+    long = killed_run(tmp_path / "long", LONG)
+    cut = long.with_name(long.name.replace(".partial.", ".cut."))
+    VideoRecording(tmp_path / "short", SPEC, floor_bytes=FLOOR).close()
+    assert not list(short.parent.iterdir()) and capsys.readouterr().err == ""
+    VideoRecording(tmp_path / "long", SPEC, floor_bytes=FLOOR).close()
+    assert list(long.parent.iterdir()) == [cut] and len(read_video(cut)) > LONG / 3
+    assert capsys.readouterr().err == f"pspnet: a run that was killed left {cut.name}\n"
+    VideoRecording(tmp_path / "long", SPEC, floor_bytes=FLOOR).close()
+    assert list(long.parent.iterdir()) == [cut] and capsys.readouterr().err == ""
+
+
+def test_parts_of_a_living_run_are_not_touched(tmp_path: Path, clock: Clock) -> None:
+    first = VideoRecording(tmp_path, SPEC, fps=10.0, floor_bytes=FLOOR)
+    first(at(record_of(0, (240, 320)), clock))
+    [part] = tmp_path.glob("*.partial.webm")
+    before = part.stat().st_ino
+    second = VideoRecording(tmp_path, SPEC, fps=10.0, floor_bytes=FLOOR)
+    assert sink_recording.keep_orphans(tmp_path) == [] and part.stat().st_ino == before
+    clock.now_ns += 10**9
+    first(at(record_of(1, (240, 320)), clock))
+    second.close()
+    first.close()
+    [whole] = tmp_path.iterdir()
+    assert whole.name == part.name.replace(".partial", "") and len(read_video(whole)) > 5
+    assert sink_recording.keep_orphans(tmp_path) == []
