@@ -135,7 +135,7 @@ def _watched(address: str, seconds: float) -> Iterator[Seen]:
     """Pictures of a stream whose number can be read, for a while after the first and a warm-up; each number once."""
     started_s, last = 0.0, -1
     with _opened(address) as stream:
-        for sequence, data in _parts(stream):
+        for sequence, data in jpegs_of(stream):
             picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
             code, now_ns = None if picture is None else frame_code.decode(picture), time.monotonic_ns()
             if code is None or code == last:
@@ -160,7 +160,7 @@ def _opened(address: str) -> Any:
         time.sleep(0.2)
 
 
-def _parts(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def jpegs_of(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """Sequence and JPEG of each part of a multipart stream."""
     while line := stream.readline():
         if not line.startswith(b"--"):

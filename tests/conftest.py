@@ -158,7 +158,7 @@ def kernels_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def balanced_onnx(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`small_onnx` with a classifier that lets every class win somewhere."""
-    from tests.segmenter_cases import balanced
+    from tests.engine_files import balanced
 
     return balanced(small_onnx, tmp_path_factory.mktemp("balanced") / "net.onnx")
 

@@ -25,20 +25,26 @@ from tests.nets import CAMVID
 CALIBRATION = ["--data", str(CAMVID), "--images", "4", "--method", "minmax", "--no-check", "--fp16"]
 
 
+def balanced(exported: Path, output: Path) -> Path:
+    """The network with a classifier that lets every class win somewhere; random weights alone give one label."""
+    model = onnx.load(exported)
+    pictures = np.concatenate(seeded_pictures(spec_from_model(model)).inputs)
+    (logits,) = session_from_model(model, 1).run(["logits"], {"image": pictures})
+    weight, bias = last_convolution(model)
+    deviation, mean = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
+    replace(weight, numpy_helper.to_array(weight) / deviation[:, None, None, None])
+    replace(bias, (numpy_helper.to_array(bias) - mean) / deviation)
+    onnx.save(model, output)
+    return output
+
+
 def write_files(folder: Path, exported: Path) -> Path:
     """net.onnx with net.fp16.onnx, net.int8.onnx with its table and net.int8.fp16.onnx in `folder`; returns net.onnx.
 
     exported: a network with random weights. Its classifier is scaled so that every class wins somewhere.
     """
-    float_file, model = folder / "net.onnx", onnx.load(exported)
-    pictures = np.concatenate(seeded_pictures(spec_from_model(model)).inputs)
-    (logits,) = session_from_model(model, 1).run(["logits"], {"image": pictures})
-    weight, bias = _last_convolution(model)
-    deviation, mean = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
-    _replace(weight, numpy_helper.to_array(weight) / deviation[:, None, None, None])
-    _replace(bias, (numpy_helper.to_array(bias) - mean) / deviation)
-    onnx.save(model, float_file)
-    onnx.save(fp16_from_fp32(model), half_path(float_file))
+    float_file = balanced(exported, folder / "net.onnx")
+    onnx.save(fp16_from_fp32(onnx.load(float_file)), half_path(float_file))
     assert main(["calibrate", str(float_file), "-o", str(folder / "net.int8.onnx"), *CALIBRATION]) == 0
     return float_file
 
@@ -55,19 +61,20 @@ def damaged(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose last convolution gives each class the score of another: the same types, other labels."""
     other = onnx.ModelProto()
     other.CopyFrom(model)
-    for tensor in _last_convolution(other):
-        _replace(tensor, numpy_helper.to_array(tensor)[::-1])
+    for tensor in last_convolution(other):
+        replace(tensor, numpy_helper.to_array(tensor)[::-1])
     return other
 
 
-def _last_convolution(model: onnx.ModelProto) -> tuple[onnx.TensorProto, onnx.TensorProto]:
+def last_convolution(model: onnx.ModelProto) -> tuple[onnx.TensorProto, onnx.TensorProto]:
     """Weight and bias."""
     names = [node for node in model.graph.node if node.op_type == "Conv"][-1].input[1:]
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     return stored[names[0]], stored[names[1]]
 
 
-def _replace(tensor: onnx.TensorProto, values: np.ndarray) -> None:
+def replace(tensor: onnx.TensorProto, values: np.ndarray) -> None:
+    """Set the values, in the type that the tensor has."""
     kind = numpy_helper.to_array(tensor).dtype
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, kind), tensor.name))
 

@@ -10,19 +10,14 @@ from types import ModuleType
 
 import cv2
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from calibration.build_check import seeded_pictures
-from pspnet.metadata import spec_from_model
 from runtime.cuda_segmenter import CudaSegmenter
 from runtime.frame import Frame, Segmentation
-from runtime.ort import OrtRunner, session_from_model
+from runtime.ort import OrtRunner
 from runtime.passport import Passport
 from runtime.pattern import packed_from_bgr
 from runtime.segmenter import CpuSegmenter
 from runtime.tensorrt_runner import TensorRTRunner
-from tests.engine_files import _last_convolution, _replace
 from tests.engines import save_engine, write_engine
 from tests.nets import CAMVID
 
@@ -32,19 +27,6 @@ LEAST_AGREEMENT = 0.99
 """The network's input may differ by a grey level from OpenCV's, which moves a border here and there."""
 
 _plans: dict[str, tuple[bytes, Passport]] = {}
-
-
-def balanced(exported: Path, output: Path) -> Path:
-    """The network with a classifier that lets every class win somewhere; random weights alone give one label."""
-    model = onnx.load(exported)
-    pictures = np.concatenate(seeded_pictures(spec_from_model(model)).inputs)
-    (logits,) = session_from_model(model, 1).run(["logits"], {"image": pictures})
-    weight, bias = _last_convolution(model)
-    deviation, mean = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
-    _replace(weight, numpy_helper.to_array(weight) / deviation[:, None, None, None])
-    _replace(bias, (numpy_helper.to_array(bias) - mean) / deviation)
-    onnx.save(model, output)
-    return output
 
 
 def engine_of(model: Path, path: Path, trt: ModuleType) -> Path:

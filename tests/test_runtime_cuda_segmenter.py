@@ -15,7 +15,7 @@ from pspnet.errors import PspnetError
 from runtime.cuda import CudaError, CudaOutOfMemory
 from runtime.segmenter import View
 from tests.doubles.cuda_driver import CudaDouble
-from tests.engine_files import _last_convolution, _replace
+from tests.engine_files import last_convolution, replace
 from tests.engines import save_engine
 from tests.segmenter_cases import (
     BATCH,
@@ -178,10 +178,10 @@ def test_results_in_use_are_never_written_again(balanced_engine: Path, balanced_
 
 def test_logits_that_are_no_numbers_are_refused(balanced_onnx: Path, trt: ModuleType, tmp_path: Path) -> None:
     broken = onnx.load(balanced_onnx)
-    bias = _last_convolution(broken)[1]
+    bias = last_convolution(broken)[1]
     values = numpy_helper.to_array(bias).copy()
     values[2] = np.nan
-    _replace(bias, values)
+    replace(bias, values)
     onnx.save(broken, tmp_path / "broken.onnx")
     save_engine(tmp_path / "broken.engine", tmp_path / "broken.onnx", "strong")
     with on_gpu(tmp_path / "broken.engine") as segmenter:

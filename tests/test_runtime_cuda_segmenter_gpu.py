@@ -15,8 +15,9 @@ from runtime.frame_ring import Ring
 from runtime.runner import open_runner
 from runtime.segmenter import CpuSegmenter
 from runtime.segmenters import segmenting
+from tests.engine_files import balanced
 from tests.engines import save_engine
-from tests.segmenter_cases import FORMATS, balanced, by_cpu, frame_of, photos
+from tests.segmenter_cases import FORMATS, by_cpu, frame_of, photos
 
 pytestmark = pytest.mark.gpu
 

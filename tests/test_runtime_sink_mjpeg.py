@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.glass_to_glass import jpegs_of
 from pspnet.errors import PspnetError
 from runtime import frame_code
 from runtime.board import Board
@@ -212,18 +213,6 @@ def running() -> Iterator[tuple[Server, Codes]]:
             stop.set()
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
-
-
-def jpegs_of(stream) -> Iterator[tuple[int, bytes]]:  # type: ignore[no-untyped-def]
-    """Sequence and JPEG of each part of a multipart stream."""
-    while line := stream.readline():
-        if not line.startswith(b"--"):
-            continue
-        headers = {}
-        while (line := stream.readline().strip()) != b"":
-            name, _, value = line.partition(b":")
-            headers[name.strip().lower()] = value.strip()
-        yield int(headers[b"x-pspnet-sequence"]), stream.read(int(headers[b"content-length"]))
 
 
 def deaf_client(server: Server) -> socket.socket:
