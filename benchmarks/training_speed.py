@@ -3,14 +3,17 @@
 python benchmarks/training_speed.py --data data/camvid11 --json docs/results/training-speed.json
 python benchmarks/training_speed.py --data data/camvid11 --variants default,bf16 --profile
 
-default is channels_last in float32 on a CPU; the others change one flag of `pspnet train` each. A step is forward,
-loss, backward and update on one batch; "data" is how long one loader process takes to make a batch. Run it alone: times
-beside another load are worth nothing. --profile prints the operations of a default step by their own time.
+default is channels_last in float32 on a CPU; the others change one flag of `pspnet train` each, and plain-... leave
+out what pspnet.cpu_training does to depthwise convolutions. A step is forward, loss, backward and update on one batch,
+in memory that the process keeps; --memory-returned measures without that. "data" is how long one loader process takes
+to make a batch. Run it alone: times beside another load are worth nothing. --profile prints the operations of a default
+step by their own time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -23,6 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_parts import finished
+from pspnet.cpu_training import freed_memory_kept
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.initialise import new_model
@@ -37,9 +41,9 @@ from runtime.benchmark import median_interval
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {}, "contiguous": {"channels_last": False}, "bf16": {"amp": "bf16"}, "compile": {"compile": True},
-    "compile-bf16": {"compile": True, "amp": "bf16"},
+    "compile-bf16": {"compile": True, "amp": "bf16"}, "plain": {}, "plain-bf16": {"amp": "bf16"},
 }  # fmt: skip
-"""Name -> what it changes of a run's settings."""
+"""Name -> what it changes of a run's settings. The plain ones keep PyTorch's own depthwise convolutions."""
 
 WARM_UP = 2  # steps before the first round; the first one of --compile takes minutes
 SHOWN_OPERATIONS = 14
@@ -59,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--steps", type=int, default=2, help="of each variant in a round")
     options.add_argument("--threads", type=int, default=None, help="of PyTorch (default: its own choice)")
+    options.add_argument("--memory-returned", action="store_true", help="freed memory goes back to the system")
     options.add_argument("--profile", action="store_true", help="list the operations of a default step")
     options.add_argument("--json", help="write the figures here")
     return finished(options.parse_args(arguments), measured, "training_speed.py")
@@ -79,13 +84,15 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     batch, data_ms = batch_and_time(dataset, spec, config)
     steps = {}
     for name in names:
-        steps[name] = train_step(args, dataset, VARIANTS[name])
+        steps[name] = train_step(args, dataset, name)
         for number in tqdm(range(WARM_UP), f"{name}: first steps", unit="step", leave=False):
             steps[name]([batch], f"warm-up {number}")
-    times = rounds(steps, batch, args.rounds, args.steps)
+    with contextlib.nullcontext() if args.memory_returned else freed_memory_kept():
+        times = rounds(steps, batch, args.rounds, args.steps)
     result: dict[str, Any] = {
         "kind": "training speed", "backbone": args.backbone, "output_stride": args.output_stride, "crop": args.crop,
         "batch": args.batch, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds,
+        "memory_returned": args.memory_returned,
         "steps_per_round": args.steps, "data_ms_one_process": data_ms,
         "variants": {
             name: {
@@ -109,13 +116,16 @@ def network(args: argparse.Namespace, dataset: Dataset) -> tuple[ModelSpec, Any]
     return new_model(dataset, args.backbone, args.output_stride, None, size, None, None, "none", 0)
 
 
-def train_step(args: argparse.Namespace, dataset: Dataset, changes: dict[str, Any]) -> TrainStep:
+def train_step(args: argparse.Namespace, dataset: Dataset, name: str) -> TrainStep:
     """The step of a fresh run with some settings changed, in training mode."""
-    config = TrainConfig(crop=args.crop, batch=args.batch, workers=0, **changes)
+    config = TrainConfig(crop=args.crop, batch=args.batch, workers=0, **VARIANTS[name])
     spec, model = network(args, dataset)
     state = new_state(model, config, len(dataset) // args.batch)
     step = TrainStep(state, criterion_from_config(config, spec, dataset), config, dataset.images, None)
     step.train_mode()
+    if name.startswith("plain"):
+        for module in state.model.modules():
+            vars(module).pop("forward", None)
     return step
 
 

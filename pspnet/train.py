@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from pspnet import distributed
 from pspnet.checkpoint import replace_spec
+from pspnet.cpu_training import freed_memory_kept
 from pspnet.dataset import Dataset
 from pspnet.ema import averaged_model
 from pspnet.errors import PspnetError, is_out_of_memory
@@ -47,7 +49,7 @@ def train(
     record = {**dataclasses.asdict(config), "processes": distributed.world()}
     spec = replace_spec(spec, recipe={**spec.recipe, **record})
     workers = default_workers(distributed.local_world()) if config.workers < 0 else config.workers
-    with _algorithms(config.deterministic), _failures_explained(config):
+    with _algorithms(config.deterministic), _failures_explained(config), _memory():
         state = new_state(model, config, batches.steps, distiller)
         state.pictures = facts_of(dataset)
         if resume:
@@ -158,6 +160,10 @@ def _algorithms(deterministic: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+def _memory() -> AbstractContextManager[None]:
+    return freed_memory_kept() if distributed.device().type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

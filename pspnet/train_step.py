@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pspnet.cpu_training import quick_depthwise
 from pspnet.distributed import device, replicated, summed, world
 from pspnet.errors import PspnetError
 from pspnet.loader import Batch
@@ -53,6 +54,8 @@ class TrainStep:
         self.dtype = autocast_dtype(config.amp, self.device.type)
         self.network: nn.Module = replicated(state.model)
         self._replica = self.network if isinstance(self.network, DistributedDataParallel) else None
+        if self.device.type == "cpu" and not config.compile:  # which rewrites the network itself
+            quick_depthwise(state.model)
         if config.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
 
