@@ -25,9 +25,14 @@ class Criterion(nn.Module):
     L = total / count of "out" + the sum over the aux heads of `weight_of(key)` * total / count (Zhao et al., section
     3.3). Logits (N, C, h, w) are interpolated to the labels (N, H, W) int64 in float32; pixels of 255 are left out.
     Where no pixel has a label, total is 0 with a gradient of 0, and count is 0.
+
+    With class weights w and `logit_adjust` t, t * log(w) is added to the logits, here and not in the network. The
+    network then learns logits of w^(1 - t) * p instead of w * p: rare classes weigh as much in training, and are not
+    predicted as often beyond their share (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10).
     """
 
     weights: Tensor | None
+    offsets: Tensor
 
     def __init__(
         self,
@@ -40,6 +45,8 @@ class Criterion(nn.Module):
         super().__init__()
         self.config, self.align_corners, self.aux_weights = config, align_corners, aux_weights or {}
         self.register_buffer("weights", weights, persistent=False)
+        offsets = config.logit_adjust * weights.log().view(-1, 1, 1) if weights is not None else torch.zeros(())
+        self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Term]:
         return {key: self._term(logits, labels) for key, logits in outputs.items()}
@@ -57,7 +64,8 @@ class Criterion(nn.Module):
         return pixel_weights(labels, self.weights).sum()
 
     def _term(self, logits: Tensor, labels: Tensor) -> Term:
-        full = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=self.align_corners)
+        logits = logits.float() + self.offsets
+        full = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=self.align_corners)
         if self.config.loss == "ohem":
             return ohem(full, labels, self.config.ohem_threshold, self.config.ohem_keep, self.weights)
         if self.config.loss == "focal":
@@ -73,6 +81,11 @@ def criterion_from_config(config: TrainConfig, spec: ModelSpec, dataset: Dataset
         raise PspnetError(
             f"class weights are {config.class_weights}, but the Lovász loss already gives all classes the same weight: "
             "use --class-weights none with --loss lovasz"
+        )
+    if config.logit_adjust and config.class_weights == "none":
+        raise PspnetError(
+            f"logit_adjust is {config.logit_adjust:g}, but there are no class weights to take a power of: add "
+            "--class-weights enet, or leave out --logit-adjust"
         )
     factors = config.aux_weight_values()
     stages = spec.aux_stages

@@ -13,7 +13,8 @@ from pspnet.errors import PspnetError
 LIMITS = {
     "epochs": (1, 100_000), "batch": (1, 4096), "crop": (32, 8192), "lr": (1e-8, 100), "head_lr": (1e-3, 1000),
     "momentum": (0, 0.9999), "weight_decay": (0, 1), "power": (0, 10), "min_lr": (0, 1), "warmup": (0, 1_000_000),
-    "ohem_threshold": (0, 1), "ohem_keep": (0, 1), "focal_gamma": (0, 20), "smallest_scale": (0.05, 10),
+    "ohem_threshold": (0, 1), "ohem_keep": (0, 1), "focal_gamma": (0, 20),
+    "logit_adjust": (0, 1), "smallest_scale": (0.05, 10),
     "largest_scale": (0.05, 10), "rotate": (0, 180), "blur": (0, 1), "flip": (0, 1), "photometric": (0, 2),
     "cat_max_ratio": (0.05, 1), "ema": (0, 0.999999), "clip": (0, 1e6), "accumulate": (1, 4096),
     "patience": (0, 100_000), "save_every": (0, 10**9), "workers": (-1, 256), "seed": (0, 2**31 - 1),
@@ -58,6 +59,7 @@ class TrainConfig:
     ohem_keep: float = _setting(0.0625, "least share of the pixels that ohem keeps")
     focal_gamma: float = _setting(2.0, "exponent of the focal loss")
     class_weights: str = _setting("none", "none, enet: 1 / ln(1.02 + share), or median: median frequency balancing")
+    logit_adjust: float = _setting(0.0, "power of the class weights that only the loss sees, for example 0.5; 0 is off")
     aux_weights: str = _setting("0.4", "weight of the aux losses: one number, or one per aux stage with commas")
     smallest_scale: float = _setting(0.5, "of the random resize")
     largest_scale: float = _setting(2.0, "of the random resize")

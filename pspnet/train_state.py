@@ -15,7 +15,7 @@ from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.dataset_held_out import texts_of
 from pspnet.errors import PspnetError
 from pspnet.model import PSPNet
-from pspnet.recipe import NOT_PART_OF_THE_RESULT, changed_settings
+from pspnet.recipe import NOT_PART_OF_THE_RESULT, TrainConfig, changed_settings
 from pspnet.spec import ModelSpec
 from pspnet.wording import counted
 
@@ -130,7 +130,8 @@ def _check_pictures(path: Path, stored: dict[str, Any], found: dict[str, Any]) -
 def _changes(stored: ModelSpec, spec: ModelSpec) -> list[str]:
     spec = ModelSpec.from_json(spec.to_json())  # as a file holds it: without tuples
     names = [name for name in {**stored.recipe, **spec.recipe} if name not in NOT_PART_OF_THE_RESULT]
-    recipes = [{name: s.recipe.get(name) for name in names} for s in (stored, spec)]
+    defaults = dataclasses.asdict(TrainConfig())  # of what the version that wrote the file could not set
+    recipes = [{name: s.recipe.get(name, defaults.get(name)) for name in names} for s in (stored, spec)]
     if "hold_out" in names:
         held_out = (recipe["hold_out"] or {} for recipe in recipes)
         for recipe, text in zip(recipes, texts_of(*held_out), strict=True):

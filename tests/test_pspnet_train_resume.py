@@ -217,6 +217,13 @@ def test_changed_settings_are_refused_but_for_those_that_change_nothing(dataset:
         save_checkpoint(tmp_path / "other" / "last.pt", taught, **{k: v for k, v in raw.items() if k in KEPT})
         resumed_with(dataset, tmp_path / "other", once)
     resumed_with(dataset, tmp_path, dataclasses.replace(once, workers=1, save_every=5, patience=3))
+    before = {name: value for name, value in stored.recipe.items() if name != "logit_adjust"}  # of an earlier version
+    (tmp_path / "earlier").mkdir()
+    kept = {k: v for k, v in raw.items() if k in KEPT}
+    save_checkpoint(tmp_path / "earlier" / "last.pt", dataclasses.replace(stored, recipe=before), **kept)
+    with pytest.raises(PspnetError, match=r"\(logit_adjust 0\.0 → 0\.5\)"):
+        resumed_with(dataset, tmp_path / "earlier", dataclasses.replace(once, logit_adjust=0.5))
+    resumed_with(dataset, tmp_path / "earlier", once)
 
 
 def test_a_checkpoint_without_a_run_is_refused(dataset: Dataset, tmp_path: Path, tiny_checkpoint: Path) -> None:
