@@ -22,7 +22,6 @@ from tests.nets import random_model
 
 FLOAT32 = 1e-5  # relative: sums over a few thousand float32 values
 FLOAT64 = 1e-9  # relative: the same sums in float64, in another order
-OPTIMISED = 1e-2  # relative: where L-BFGS stops in float32
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 7.0], dtype=torch.float64)
 
 
@@ -245,45 +244,6 @@ def test_an_absent_class_gets_a_finite_weight_and_a_line(tmp_path: Path, capsys:
     np.testing.assert_allclose(class_weights(dataset, "enet"), expected, rtol=FLOAT64)
     assert np.isfinite(enet_weights(np.zeros(3, int))).all()
     assert (median_frequency_weights(np.zeros(3, int), np.zeros(3, int)) == 1).all()
-
-
-def test_logit_adjustment_is_in_the_loss_alone() -> None:
-    logits, labels = sample()
-    config = TrainConfig(class_weights="enet", logit_adjust=0.5)
-    adjusted = Criterion(config, False, {"aux3": 0.4}, WEIGHTS.float())
-    likelihood = logits.float().softmax(1) * WEIGHTS.float().sqrt().view(-1, 1, 1)
-    likelihood = likelihood / likelihood.sum(1, keepdim=True)
-    expected = F.nll_loss(likelihood.log(), labels, WEIGHTS.float(), ignore_index=255, reduction="sum")
-    for total, _ in adjusted({"out": logits.float(), "aux3": logits.float()}, labels).values():
-        assert float(total) == pytest.approx(float(expected), rel=FLOAT32)
-
-
-def test_what_is_learned_under_logit_adjustment_leans_less_to_heavy_classes() -> None:
-    share = torch.tensor([0.7, 0.2, 0.07, 0.03])
-    labels = torch.repeat_interleave(torch.arange(4), (share * 100).round().long()).view(1, 10, 10)
-    learned = {}
-    for power in (0.0, 0.5, 1.0):
-        criterion = Criterion(TrainConfig(class_weights="enet", logit_adjust=power), False, {}, WEIGHTS.float())
-        bias = torch.zeros(1, 4, 1, 1, requires_grad=True)
-        optimizer = torch.optim.LBFGS([bias], max_iter=200, line_search_fn="strong_wolfe")
-
-        def closure(criterion=criterion, bias=bias, optimizer=optimizer):  # type: ignore[no-untyped-def]
-            optimizer.zero_grad()
-            total, count = criterion({"out": bias.expand(1, 4, 10, 10)}, labels)["out"]
-            (total / count).backward()
-            return total / count
-
-        optimizer.step(closure)
-        learned[power] = bias.detach().softmax(1).flatten()
-    for power, found in learned.items():
-        expected = share * WEIGHTS.float() ** (1 - power)
-        np.testing.assert_allclose(found.numpy(), (expected / expected.sum()).numpy(), rtol=OPTIMISED)
-
-
-def test_logit_adjustment_needs_class_weights(dataset: Dataset) -> None:
-    spec, _ = random_model("mobilenet_v2", 32, (192, 192))
-    with pytest.raises(PspnetError, match="add --class-weights enet, or leave out --logit-adjust"):
-        criterion_from_config(TrainConfig(logit_adjust=0.5), spec, dataset)
 
 
 def test_criterion_of_a_run_has_the_settings_of_the_run(dataset: Dataset) -> None:
