@@ -6,8 +6,8 @@ python benchmarks/training_speed.py --data data/camvid11 --variants default,bf16
 default is channels_last in float32 on a CPU; the others change one flag of `pspnet train` each, and plain-... leave
 out what pspnet.cpu_training does to depthwise convolutions. A step is forward, loss, backward and update on one batch,
 in memory that the process keeps; --memory-returned measures without that. "data" is how long one loader process takes
-to make a batch. Run it alone: times beside another load are worth nothing. --profile prints the operations of a default
-step by their own time.
+to make a batch. Run it alone: times beside another load are worth nothing. --profile prints the operations of one step
+of the first variant by their own time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training_parts import finished
-from pspnet.cpu_training import freed_memory_kept
+from pspnet.cpu_training import freed_memory_kept, plain_depthwise
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.errors import PspnetError
 from pspnet.initialise import new_model
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--steps", type=int, default=2, help="of each variant in a round")
     options.add_argument("--threads", type=int, default=None, help="of PyTorch (default: its own choice)")
     options.add_argument("--memory-returned", action="store_true", help="freed memory goes back to the system")
-    options.add_argument("--profile", action="store_true", help="list the operations of a default step")
+    options.add_argument("--profile", action="store_true", help="list the operations of the first variant's step")
     options.add_argument("--json", help="write the figures here")
     return finished(options.parse_args(arguments), measured, "training_speed.py")
 
@@ -76,19 +76,28 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         raise PspnetError(f"unknown variant {unknown[0]!r}: choose some of {','.join(VARIANTS)} with --variants")
     if args.rounds < 1 or args.steps < 1:
         raise PspnetError(f"{args.rounds} rounds of {args.steps} steps: give --rounds 1 and --steps 1 or more")
+    if args.batch < 2 or (args.threads is not None and args.threads < 1):
+        raise PspnetError(f"batch {args.batch}, {args.threads} threads: give --batch 2 and --threads 1 or more")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     dataset = open_dataset(args.dataset, args.data, "train")
     config = TrainConfig(crop=args.crop, batch=args.batch, workers=0)
     spec, _ = network(args, dataset)
     batch, data_ms = batch_and_time(dataset, spec, config)
+    with contextlib.nullcontext() if args.memory_returned else freed_memory_kept():
+        return result_of(args, names, dataset, batch, data_ms)
+
+
+def result_of(
+    args: argparse.Namespace, names: list[str], dataset: Dataset, batch: Batch, data_ms: float
+) -> dict[str, Any]:
+    """What `measured` returns, printed as well."""
     steps = {}
     for name in names:
         steps[name] = train_step(args, dataset, name)
         for number in tqdm(range(WARM_UP), f"{name}: first steps", unit="step", leave=False):
             steps[name]([batch], f"warm-up {number}")
-    with contextlib.nullcontext() if args.memory_returned else freed_memory_kept():
-        times = rounds(steps, batch, args.rounds, args.steps)
+    times = rounds(steps, batch, args.rounds, args.steps)
     result: dict[str, Any] = {
         "kind": "training speed", "backbone": args.backbone, "output_stride": args.output_stride, "crop": args.crop,
         "batch": args.batch, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": args.rounds,
@@ -124,8 +133,7 @@ def train_step(args: argparse.Namespace, dataset: Dataset, name: str) -> TrainSt
     step = TrainStep(state, criterion_from_config(config, spec, dataset), config, dataset.images, None)
     step.train_mode()
     if name.startswith("plain"):
-        for module in state.model.modules():
-            vars(module).pop("forward", None)
+        plain_depthwise(state.model)
     return step
 
 

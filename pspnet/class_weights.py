@@ -17,7 +17,7 @@ def class_weights(dataset: Dataset, kind: str) -> np.ndarray:
     """(C,) float64 weights, by `enet_weights` or `median_frequency_weights`.
 
     Reads every label map once, each process its share. A class without a pixel gets a weight that no pixel will ever
-    use; one printed line names it.
+    use, but that logit adjustment adds to its logits; one printed line names it.
     """
     own = class_pixels(dataset, share_of(len(dataset.labels)))
     pixels, present_in = summed(torch.from_numpy(np.stack(own))).numpy()

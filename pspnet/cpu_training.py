@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -20,11 +21,12 @@ DEFAULT_TRIM_THRESHOLD, DEFAULT_MMAP_MAX = 128 * 1024, 65_536
 def freed_memory_kept() -> Iterator[None]:
     """Freed maps stay with the process; by default glibc returns each large one, and its pages are cleared again.
 
-    A step frees and asks for the same gigabyte over and over: 4 of 5 page faults go. Afterwards what is free is
-    returned. Nothing happens where the C library is not glibc.
+    A step frees and asks for the same gigabyte over and over. Afterwards free memory is returned and glibc's defaults
+    hold again, but for its threshold between the two kinds of memory, which adapts itself no more in this process.
+    Nothing happens where the C library is not glibc.
     """
-    library = ctypes.CDLL(None)
-    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if library is None or not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
         yield
         return
     library.mallopt(MALLOC_MMAP_MAX, 0)
@@ -38,24 +40,34 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def quick_depthwise(model: nn.Module) -> None:
-    """Depthwise convolutions with a stride or a dilation are computed by dense ones while gradients are taken.
+    """Depthwise convolutions with a stride or a dilation are computed by ones without, while gradients are taken.
 
-    oneDNN has fast kernels for the gradients of dense depthwise convolutions only: in bfloat16 a dilated one takes up
-    to 50 times as long. The same products are summed, so results differ by rounding at most. Weights, their names and
-    what `state_dict` holds stay as they are. Without gradients nothing is changed.
+    oneDNN has fast kernels for the gradients of the latter only: in bfloat16 a dilated one takes up to 50 times as
+    long. The same products are summed, so results differ by rounding at most. Weights, their names and what
+    `state_dict` holds stay as they are, and without gradients nothing changes. For maps (N, C, H, W) in channels_last,
+    which the outputs have, too. It lasts until `plain_depthwise`.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and _has_dense_form(module):
+        if isinstance(module, nn.Conv2d) and _can_be_rewritten(module):
             module.forward = functools.partial(_forward, module)  # type: ignore[method-assign]
 
 
-def _has_dense_form(conv: nn.Conv2d) -> bool:
+def plain_depthwise(model: nn.Module) -> None:
+    """Undo `quick_depthwise`."""
+    for module in model.modules():
+        replaced = vars(module).get("forward")
+        if isinstance(replaced, functools.partial) and replaced.func is _forward:
+            del module.forward
+
+
+def _can_be_rewritten(conv: nn.Conv2d) -> bool:
     """Whether a convolution is depthwise, one number says its stride and dilation, and one of them is not 1."""
+    own = type(conv).forward is nn.Conv2d.forward  # a subclass may compute something else
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
     kernel, stride, dilation = conv.kernel_size, conv.stride[0], conv.dilation[0]
     square = conv.stride == (stride, stride) and conv.dilation == (dilation, dilation) and kernel[0] % 2 == 1
     same = square and conv.padding == tuple(dilation * (side // 2) for side in kernel) and kernel[0] == kernel[1]
-    return depthwise and same and conv.padding_mode == "zeros" and (stride == 1) != (dilation == 1)
+    return own and depthwise and same and conv.padding_mode == "zeros" and (stride == 1) != (dilation == 1)
 
 
 def _forward(conv: nn.Conv2d, maps: Tensor) -> Tensor:
@@ -63,12 +75,13 @@ def _forward(conv: nn.Conv2d, maps: Tensor) -> Tensor:
         return conv._conv_forward(maps, conv.weight, conv.bias)
     dilation, stride = conv.dilation[0], conv.stride[0]
     if dilation > 1:
-        return _from_phases(_dense(conv, _phases(maps, dilation)), dilation, maps.shape)
-    channels_last = _dense(conv, maps).permute(0, 2, 3, 1)
+        return _from_phases(_at_each_pixel(conv, _phases(maps, dilation)), dilation, maps.shape)
+    channels_last = _at_each_pixel(conv, maps).permute(0, 2, 3, 1)
     return channels_last[:, ::stride, ::stride].contiguous().permute(0, 3, 1, 2)
 
 
-def _dense(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+def _at_each_pixel(conv: nn.Conv2d, maps: Tensor) -> Tensor:
+    """The convolution with stride and dilation 1."""
     return functional.conv2d(maps, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2, groups=conv.groups)
 
 

@@ -54,10 +54,10 @@ class TrainStep:
         self.dtype = autocast_dtype(config.amp, self.device.type)
         self.network: nn.Module = replicated(state.model)
         self._replica = self.network if isinstance(self.network, DistributedDataParallel) else None
-        if self.device.type == "cpu" and not config.compile:  # which rewrites the network itself
-            quick_depthwise(state.model)
         if config.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
+        elif self.device.type == "cpu" and config.channels_last:
+            quick_depthwise(state.model)
 
     def train_mode(self) -> None:
         """Dropout and aux heads on, and batch norm as the settings say."""

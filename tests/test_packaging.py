@@ -72,6 +72,7 @@ def test_the_unit_runs_what_the_parser_takes() -> None:
     program, *words = shlex.split(service["ExecStart"])
     assert Path(program).name == "pspnet" and parser().parse_args(words).config == "/etc/pspnet/drive.toml"
     assert service["Type"] == "notify" and int(service["WatchdogSec"]) > 5
+    assert service["SuccessExitStatus"].split() == ["130", "143"]  # meant as a stop
     assert service["Restart"] == "on-failure" and service["RestartPreventExitStatus"] == "2" != str(ENGINE_EXIT)
     assert service["SendSIGKILL"] == "no" and "PrivateTmp" not in service
 
