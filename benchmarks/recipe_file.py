@@ -29,7 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 """What a recipe may be called: its runs are folders of that name."""
 
 FIXED = ("data", "dataset", "hold-out", "output", "epochs", "seed", "resume", "json")
-"""Flags that are the same for every recipe, or each run's own."""
+"""Flags that are the same for every recipe, or each run's own. `recipe_checks` finds their abbreviations, too."""
 
 
 def recipes_of(source: str, only: str | None = None) -> dict[str, dict[str, Any]]:

@@ -10,16 +10,14 @@ What follows -- goes to every run. Only the training split is read (--hold-out d
 come one after the other; interrupted with Ctrl-C, the same command goes on in the middle of the run. A recipe's figure
 is the mIoU of the last epoch, since final runs train on everything and have no part to choose an epoch on.
 
-A recipe that was changed since its runs in -o is refused before anything runs. Where runs fail, the others go on, the
-exit code is 1, and figures of --json that would be lost are kept.
+A recipe that was changed since its runs in -o is refused before anything runs, and so is a --json file with figures of
+runs that this call leaves out. Where runs fail, the others go on, the exit code is 1, and figures of --json that would
+be lost are kept. Runs of unequal steps or by unequal code are noted below the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,21 +27,17 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.recipe_file import FIXED, flags_of, recipes_of
-from benchmarks.training_parts import changes_of, finished, trained
+from benchmarks.recipe_checks import check_flags, files_of
+from benchmarks.recipe_file import flags_of, recipes_of
+from benchmarks.recipe_runs import Row, notes_of, one_run, runs_by_code
+from benchmarks.training_parts import changes_of, finished
 from pspnet.checkpoint import read_checkpoint
-from pspnet.cli import parser
 from pspnet.dataset import open_dataset
 from pspnet.dataset_held_out import HeldOut, hold_out, other_part
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, read_json, replaceable_file
 from pspnet.learning_curves import Line, learning_curves
-from pspnet.recipe import TrainConfig, config_from_recipe
 from pspnet.wording import counted
-
-Row = dict[str, Any]
-FILES = ("weights", "init", "teacher")
-"""Flags of which the file decides the result."""
 
 LARGEST_SEED = 2**31 - 1
 
@@ -79,44 +73,38 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     if args.curves:
         replaceable_file(args.curves)
     recipes, seeds = recipes_of(args.recipes, args.only), _seeds(args.seeds)
-    if given := [word for word in args.train if word.partition("=")[0].removeprefix("--") in FIXED]:
-        raise PspnetError(f"{given[0]} is this script's own: leave it out behind --")
+    check_kept(args, recipes, seeds)
     division = hold_out(open_dataset(args.dataset, args.data, "train"), args.hold_out)
     print(division.text())
-    check_flags(recipes, args.train, division.rest.read(0)[0].shape[:2])
+    check_flags(recipes, args.train, division.rest, args.epochs)
     check_unchanged(args, division, recipes, seeds)
     runs, failed = all_runs(args, division.rule, recipes, seeds)
     rows = [row_of(name, recipes[name], done) for name, done in runs.items() if done]
     if not rows:
         raise PspnetError(f"no run ended well; the first: {failed[0]}")
-    _check_equal(rows)
     if args.curves:
         draw(Path(args.curves), rows)
-    print(text_of(rows, division.rule))
+    print("\n".join([text_of(rows, division.rule), *notes_of(rows)]))
     args.failed = failed
-    if failed and args.json and (lost := _lost(Path(args.json), rows)):
+    done = [(row["name"], run["seed"]) for row in rows for run in row["runs"]]
+    if failed and args.json and (lost := _lost(Path(args.json), done)):
         print(f"{args.json} is left as it was: it has figures that this time failed ({lost})", file=sys.stderr)
         args.json = None
     return {
         "kind": "recipes", "hold_out": division.facts(), "epochs": args.epochs, "seeds": seeds,
         "train_flags": args.train, "figure": "mIoU of the last epoch on the held-out part, in percent",
-        "recipes": rows, "failed": failed,
+        "recipes": rows, "failed": failed, "code": runs_by_code(rows),
     }  # fmt: skip
 
 
-def check_flags(recipes: dict[str, Row], more: list[str], picture_size: tuple[int, int]) -> None:
-    """PspnetError for a recipe that `pspnet train` would refuse, before the first run; parser errors name the flag."""
-    for name, recipe in recipes.items():
-        words = ["train", "--data", "DATA", "-o", "RUN", *flags_of(recipe), *more]
-        try:
-            args = parser().parse_args(words)
-        except SystemExit:
-            raise PspnetError(f"recipe {name} is none that `pspnet train` takes: see the line above") from None
-        given = {field.name: getattr(args, field.name) for field in dataclasses.fields(TrainConfig)}
-        try:
-            config_from_recipe(args.recipe, picture_size, {key: v for key, v in given.items() if v is not None})
-        except PspnetError as error:
-            raise PspnetError(f"recipe {name}: {error}") from error
+def check_kept(args: argparse.Namespace, recipes: dict[str, Row], seeds: list[int]) -> None:
+    """PspnetError, before the first run, where the file of --json has figures that this call would not replace."""
+    planned = [(name, seed) for name in recipes for seed in seeds]
+    if args.json and (lost := _lost(Path(args.json), planned)):
+        raise PspnetError(
+            f"{args.json} has figures of runs that this call leaves out ({lost}): name these recipes and seeds, "
+            "too, or write another file with --json"
+        )
 
 
 def check_unchanged(args: argparse.Namespace, division: HeldOut, recipes: dict[str, Row], seeds: list[int]) -> None:
@@ -126,8 +114,8 @@ def check_unchanged(args: argparse.Namespace, division: HeldOut, recipes: dict[s
             folder = folder_of(args, name, seed)
             if changed := changes_of(folder, *arguments_of(args, division.rule, recipe, seed)):
                 raise PspnetError(
-                    f"recipe {name} is not that of its runs in {args.output} ({'; '.join(changed)}): give what was "
-                    "changed another name, or choose another folder with -o"
+                    f"recipe {name} is not that of its runs in {args.output} ({'; '.join(changed)}): undo that, give "
+                    "what was changed another name, or choose another folder with -o"
                 )
             if not (folder / "result.json").exists() or not (folder / "best.pt").exists():
                 continue
@@ -147,7 +135,7 @@ def arguments_of(args: argparse.Namespace, rule: str, recipe: Row, seed: int) ->
     """Words of `pspnet train` for a run, and the files that decide its result."""
     words = [*flags_of(recipe), *args.train]
     arguments = ["--data", args.data, "--dataset", args.dataset, "--hold-out", rule, *words]
-    return [*arguments, "--epochs", str(args.epochs), "--seed", str(seed)], _files_of(words)
+    return [*arguments, "--epochs", str(args.epochs), "--seed", str(seed)], files_of(words)
 
 
 def all_runs(
@@ -165,24 +153,6 @@ def all_runs(
             except PspnetError as error:
                 failed.append(f"{name}, seed {seed}: {error}")
     return runs, failed
-
-
-def one_run(folder: Path, arguments: list[str], files: list[str]) -> Row:
-    """Train, or go on, or find it done; what the command prints goes to train.log in the run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        best = trained(folder, arguments, files)
-    spec, _ = read_checkpoint(best)
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    curve = [row["miou"] for row in epochs]
-    return {
-        "last": curve[-1], "best": max(curve), "best_epoch": 1 + int(np.argmax(curve)), "miou": curve,
-        "loss": [row["loss"] for row in epochs], "seconds": sum(row["seconds"] for row in epochs),
-        "step_ms": float(np.median([row["step_ms"] for row in epochs])), "steps": _steps(epochs, best.parent),
-        "per_class_of_best": {name: row["iou"] for name, row in spec.metrics["val"]["per_class"].items()},
-        "made_with": spec.recipe.get("made_with"),
-    }  # fmt: skip
 
 
 def row_of(name: str, recipe: Row, runs: list[Row]) -> Row:
@@ -215,38 +185,25 @@ def draw(path: Path, rows: list[Row]) -> None:
     """Mean and range over the seeds of each recipe's held-out mIoU, epoch by epoch, as one SVG."""
     lines = [Line(row["name"], tuple(tuple(run["miou"]) for run in row["runs"])) for row in rows]
     with atomic_path(path) as temporary:
-        seeds = counted(len(rows[0]["runs"]), "seed")
-        temporary.write_text(learning_curves(lines, "epoch", f"held-out mIoU in %, mean and range of {seeds}"))
+        seeds = _seed_counts(rows)
+        picture = learning_curves(lines, "epoch", f"held-out mIoU in %, mean and range of {seeds}")
+        temporary.write_text(picture, encoding="utf-8")
 
 
-def _steps(epochs: list[Row], folder: Path) -> int:
-    """Optimiser steps of the whole run."""
-    _, raw = read_checkpoint(folder / "last.pt")
-    return int(raw["schedule"]["last_epoch"])
+def _seed_counts(rows: list[Row]) -> str:
+    """How many seeds the recipes have, in words; they differ where runs failed."""
+    counts = sorted({len(row["runs"]) for row in rows})
+    return counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def _check_equal(rows: list[Row]) -> None:
-    """A note where recipes took unequal numbers of steps, since their figures then differ for that alone."""
-    steps = {row["name"]: row["runs"][0]["steps"] for row in rows}
-    if len(set(steps.values())) > 1:
-        tqdm.write("note: unequal steps: " + ", ".join(f"{name} {count}" for name, count in steps.items()))
-
-
-def _lost(path: Path, rows: list[Row]) -> str:
-    """Runs of the figures in `path` that `rows` lack, in words; "" where there are none."""
+def _lost(path: Path, found: list[tuple[str, int]]) -> str:
+    """Runs of the figures in `path` that are not among `found`, recipe and seed, in words; "" where there are none."""
     if not path.exists():
         return ""
-    old = read_json(path, "file of figures")
-    before = old.get("recipes", []) if isinstance(old, dict) and old.get("kind") == "recipes" else []
-    known, found = ([(row["name"], run["seed"]) for row in each for run in row["runs"]] for each in (before, rows))
+    old = read_json(path, "file of figures", "Give another file with --json")
+    rows = old.get("recipes", []) if isinstance(old, dict) and old.get("kind") == "recipes" else []
+    known = [(row["name"], run["seed"]) for row in rows for run in row["runs"]]
     return "; ".join(f"{name}, seed {seed}" for name, seed in known if (name, seed) not in found)
-
-
-def _files_of(words: list[str]) -> list[str]:
-    """Files that the flags of a run name, of those whose contents decide its result."""
-    pairs = [(word[2:], value) for word, value in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")]
-    pairs += [(name[2:], value) for name, equals, value in (word.partition("=") for word in words) if equals]
-    return [value for name, value in pairs if name in FILES and Path(value).is_file()]
 
 
 def _seeds(text: str) -> list[int]:

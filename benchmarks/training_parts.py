@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,27 +70,26 @@ def changes_of(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Pa
     path = folder / "run.json"
     if not path.exists() or not ((folder / "last.pt").exists() or (folder / "result.json").exists()):
         return []
-    before, now = read_json(path, "record of a run"), _record(arguments, inputs)
-    if before == now:
-        return []
-    flags = [_flags_of(record["arguments"]) for record in (before, now)]
-    names = list({**flags[0], **flags[1]})
-    changed = changed_settings(*({name: each.get(name, "not given") for name in names} for each in flags))
-    return changed or ["the contents of a file that it names"]
+    return _changes(read_json(path, "record of a run"), _record(arguments, inputs))
 
 
 def pruned(output: Path, arguments: Sequence[str], checkpoint: str | Path) -> dict[str, Any]:
     """What `pspnet prune` says of `checkpoint`; its file is `output`."""
     facts = output.with_suffix(".json")
-    _claim(output.with_suffix(".run.json"), {"arguments": list(arguments), "inputs": [sha256_of(checkpoint)]})
+    _claim(output.with_suffix(".run.json"), {"arguments": list(arguments), "inputs": [_hash_of(checkpoint)]})
     if not (output.exists() and facts.exists()):
         run(["prune", str(checkpoint), *arguments, "-o", str(output), "--json", str(facts)])
     return read_json(facts, "pruning record")
 
 
 def scores(artefact: str | Path, data: Sequence[str], split: str, folder: Path) -> dict[str, Any]:
-    """What `pspnet evaluate` writes about one split; of a checkpoint on torch. Not run again for the same file."""
-    name = f"{sha256_of(artefact)[:16]}-{split}.json"
+    """What `pspnet evaluate` writes about one split; of a checkpoint on torch. Not run again for the same file.
+
+    data: the words --data and --dataset with their values. The same file on other data is another part.
+    """
+    where = [str(Path(word).resolve()) if Path(word).exists() else word for word in data]
+    on = hashlib.sha256("\0".join(where).encode()).hexdigest()[:8]
+    name = f"{_hash_of(artefact)[:16]}-{split}-{on}.json"
     if not (folder / name).exists():
         run(["evaluate", str(artefact), *data, "--split", split, "--json", str(folder / name)])
     found = read_json(folder / name, "evaluation")
@@ -107,16 +107,44 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _record(arguments: Sequence[str], inputs: Sequence[str | Path]) -> dict[str, Any]:
-    return {"arguments": list(arguments), "inputs": [sha256_of(path) for path in inputs]}
+    return {"arguments": list(arguments), "inputs": [_hash_of(path) for path in inputs]}
+
+
+def _hash_of(path: str | Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise PspnetError(
+            f"cannot read {path}, on which the result depends: {error.strerror or error}. Correct its path"
+        ) from error
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """How two records of a part differ, one text per flag. Their order is no change, nor is "--lr=1" for "--lr 1"."""
+    flags = [_flags_of(record["arguments"]) for record in (before, now)]
+    names = list({**flags[0], **flags[1]})
+    changed = changed_settings(*({name: each.get(name, "not given") for name in names} for each in flags))
+    # Sorted, since the files are listed in the order of their flags.
+    if changed or sorted(before["inputs"]) == sorted(now["inputs"]):
+        return changed
+    if len(before["inputs"]) != len(now["inputs"]):
+        gone = len(before["inputs"]) > len(now["inputs"])
+        return ["a file that it names is gone" if gone else "a file that it names was not there before"]
+    return ["the contents of a file that it names"]
 
 
 def _flags_of(words: Sequence[str]) -> dict[str, str]:
-    """Flag without its dashes -> its values as one text, the last ones where it is given twice."""
+    """Flag without its dashes -> its values as one text, the last ones where it is given twice.
+
+    --no-FLAG is FLAG with the value "no": of both, too, the last one counts.
+    """
     found: dict[str, str] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
+            if name.startswith("no-"):
+                name, value = name[3:], "no"
             found[name] = value
         else:
             found[name] = f"{found.get(name, '')} {word}".strip()
@@ -124,6 +152,8 @@ def _flags_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def _claim(path: Path, record: dict[str, Any]) -> None:
-    if path.exists() and read_json(path, "record") != record:
-        raise PspnetError(f"{path.parent} holds parts with other settings: choose another folder for the runs")
+    if path.exists() and (changed := _changes(read_json(path, "record"), record)):
+        raise PspnetError(
+            f"{path.parent} holds parts with other settings ({'; '.join(changed)}): choose another folder for the runs"
+        )
     write_json(path, record)

@@ -29,10 +29,11 @@ class Criterion(nn.Module):
     With class weights w and `logit_adjust` t, t * log(w) is added to the logits, here and not in the network. The
     network then learns logits of w^(1 - t) * p instead of w * p: rare classes weigh as much in training, and are not
     predicted as often beyond their share (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10).
+    The weights must be above 0 then. What ohem and focal take for a pixel's probability is the adjusted one.
     """
 
     weights: Tensor | None
-    offsets: Tensor
+    offsets: Tensor | None
 
     def __init__(
         self,
@@ -45,7 +46,9 @@ class Criterion(nn.Module):
         super().__init__()
         self.config, self.align_corners, self.aux_weights = config, align_corners, aux_weights or {}
         self.register_buffer("weights", weights, persistent=False)
-        offsets = config.logit_adjust * weights.log().view(-1, 1, 1) if weights is not None else torch.zeros(())
+        offsets = (
+            config.logit_adjust * weights.log().view(-1, 1, 1) if weights is not None and config.logit_adjust else None
+        )
         self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, outputs: dict[str, Tensor], labels: Tensor) -> dict[str, Term]:
@@ -64,7 +67,7 @@ class Criterion(nn.Module):
         return pixel_weights(labels, self.weights).sum()
 
     def _term(self, logits: Tensor, labels: Tensor) -> Term:
-        logits = logits.float() + self.offsets
+        logits = logits.float() if self.offsets is None else logits.float() + self.offsets
         full = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=self.align_corners)
         if self.config.loss == "ohem":
             return ohem(full, labels, self.config.ohem_threshold, self.config.ohem_keep, self.weights)
@@ -77,16 +80,6 @@ class Criterion(nn.Module):
 
 def criterion_from_config(config: TrainConfig, spec: ModelSpec, dataset: Dataset) -> Criterion:
     """The loss of a run. dataset: the training split; its label maps are read where class weights are asked for."""
-    if config.loss == "lovasz" and config.class_weights != "none":
-        raise PspnetError(
-            f"class weights are {config.class_weights}, but the Lovász loss already gives all classes the same weight: "
-            "use --class-weights none with --loss lovasz"
-        )
-    if config.logit_adjust and config.class_weights == "none":
-        raise PspnetError(
-            f"logit_adjust is {config.logit_adjust:g}, but there are no class weights to take a power of: add "
-            "--class-weights enet, or leave out --logit-adjust"
-        )
     factors = config.aux_weight_values()
     stages = spec.aux_stages
     if len(factors) not in (1, len(stages)):

@@ -91,6 +91,24 @@ class TrainConfig:
         if self.smallest_scale > self.largest_scale:
             raise PspnetError(f"the scales run from {self.smallest_scale} to {self.largest_scale}: set them in order")
         self.aux_weight_values()
+        self._check_class_weights()
+
+    def _check_class_weights(self) -> None:
+        if self.loss == "lovasz" and self.class_weights != "none":
+            raise PspnetError(
+                f"class weights are {self.class_weights}, but the Lovász loss already gives all classes the same "
+                "weight: use --class-weights none with --loss lovasz"
+            )
+        if self.loss == "lovasz" and self.logit_adjust:
+            raise PspnetError(
+                f"logit_adjust is {self.logit_adjust:g}, a power of class weights, but the Lovász loss takes none: "
+                "leave out --logit-adjust"
+            )
+        if self.logit_adjust and self.class_weights == "none":
+            raise PspnetError(
+                f"logit_adjust is {self.logit_adjust:g}, but there are no class weights to take a power of: add "
+                "--class-weights enet, or leave out --logit-adjust"
+            )
 
     def aux_weight_values(self) -> tuple[float, ...]:
         """The numbers of `aux_weights`: one for all aux heads, or one per aux stage."""

@@ -42,7 +42,7 @@ def _train(args: argparse.Namespace) -> None:
     if any((output / name).exists() for name in ("best.pt", "last.pt")) and not args.resume:
         raise PspnetError(f"{output} holds a run: go on with --resume, or choose another folder with -o")
     config = _settings(args, dataset)
-    spec, model = _model_to_train(args, dataset, config.seed)
+    spec, model = model_to_train(args, dataset, config.seed)
     record = {"made_with": made_with(args)} | ({"hold_out": division.facts()} if division else {})
     spec = replace_spec(spec, recipe={**spec.recipe, **record})
     validate, draw = _validation(held_out)
@@ -235,7 +235,7 @@ def weights(args: argparse.Namespace) -> None:
     shipped.check(rows)
 
 
-def _model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, Any]:
+def model_to_train(args: argparse.Namespace, dataset: Any, seed: int) -> tuple[Any, Any]:
     """Spec and model: of a checkpoint (--init), or new with --weights."""
     from pspnet.initialise import model_from_checkpoint, new_model
 

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import recipes, training_parts
+from benchmarks import training_parts
 from benchmarks.recipe_file import flags_of, recipes_of
-from benchmarks.recipes import check_flags, main, row_of, text_of
+from benchmarks.recipe_runs import code_of, notes_of, one_run, runs_by_code
+from benchmarks.recipes import draw, main, row_of, text_of
 from pspnet import dataset as datasets
 from pspnet import train_run
 from pspnet.checkpoint import read_checkpoint
 from pspnet.errors import PspnetError
+from pspnet.wording import own_version
 from tests.drives import write_drives
 from tests.nets import ROOT
 
@@ -58,6 +60,11 @@ def test_a_search(command: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     table = capsys.readouterr().out
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["hold_out"]["rule"] == "0.25:1" and found["seeds"] == [3, 4] and not found["failed"]
+    runs = [f"{name}, seed {seed}" for name in ("plain", "enet") for seed in (3, 4)]
+    made_with = {
+        run["made_with"]["commit"] or f"version {own_version()}" for row in found["recipes"] for run in row["runs"]
+    }
+    assert found["code"] == dict.fromkeys(made_with, runs)
     assert [row["name"] for row in found["recipes"]] == ["plain", "enet"]
     for row in found["recipes"]:
         assert [run["seed"] for run in row["runs"]] == [3, 4]
@@ -121,20 +128,40 @@ def test_a_run_that_fails_does_not_end_the_search(
     assert [[run["seed"] for run in row["runs"]] for row in found["recipes"]] == [[3, 4], [4]]
     assert found["recipes"][1]["spread"] is None
     before = (tmp_path / "r.json").read_bytes()
-    (tmp_path / "runs" / "plain-seed4" / "metrics.csv").unlink()
-    monkeypatch.setattr(recipes, "one_run", _lacking("plain-seed4", recipes.one_run))
+    folder = tmp_path / "runs" / "plain-seed4"
+    kept = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").unlink()
     assert main([*command, "--", "--lr", "0.001"]) == 1
-    assert "is left as it was: it has figures that this time failed (plain, seed 4)" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "is left as it was: it has figures that this time failed (plain, seed 4)" in said.err
+    assert f"plain, seed 4: cannot read {folder / 'metrics.csv'} of a finished run: No such file" in said.err
+    assert f"delete {folder}: the same command then makes the run again" in said.err
+    assert re.search("^plain +1 ", said.out, re.MULTILINE) and re.search("^enet +1 ", said.out, re.MULTILINE)
     assert (tmp_path / "r.json").read_bytes() == before
+    arguments = json.loads((folder / "run.json").read_text())["arguments"]
+    for text in ("epoch,loss\n1,0.5\n", kept.splitlines()[0] + "\n", kept + "3\n", kept.replace("1", "one")):
+        (folder / "metrics.csv").write_text(text)
+        with pytest.raises(PspnetError, match=r"metrics\.csv holds no figures of a run .* Bring it back, or delete"):
+            one_run(folder, arguments, [])
+    (folder / "metrics.csv").write_text(kept)
+    assert len(one_run(folder, arguments, [])["miou"]) == 2
 
 
-def _lacking(name: str, real: Any) -> Any:
-    def one_run(folder: Path, *rest: Any) -> Any:
-        if folder.name == name:
-            raise PspnetError("its curves are gone")
-        return real(folder, *rest)
-
-    return one_run
+def test_figures_of_other_runs_are_not_replaced(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(training_parts, "run", started.append)
+    known = [{"name": name, "runs": [{"seed": 3}, {"seed": 4}]} for name in ("plain", "enet")]
+    text = json.dumps({"kind": "recipes", "recipes": known})
+    (tmp_path / "r.json").write_text(text)
+    assert main([*command, "--only", "plain"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'r.json'} has figures of runs that this call leaves out (enet, seed 3; enet, seed 4)" in error
+    assert "or write another file with --json" in error and error.count("\n") == 1
+    assert main([*command, "--seeds", "4,5"]) == 2
+    assert "(plain, seed 3; enet, seed 3)" in capsys.readouterr().err
+    assert not started and (tmp_path / "r.json").read_text() == text and not (tmp_path / "runs").exists()
 
 
 def test_an_edited_recipe_is_refused_before_anything_runs(
@@ -183,7 +210,10 @@ def test_finished_runs_on_other_pictures_are_not_compared(command: list[str], tm
         (["--recipes", "laptop", "--only", "laptop"], "--only chooses recipes of a file"),
         (["--recipes", "missing.toml"], "cannot read recipes"), (["--hold-out", "2"], "share must be above 0"),
         (["--", "--epochs", "3"], "--epochs is this script's own"), (["--", "--lr", "999"], "lr is 999"),
-        (["--", "--nonsense"], "none that `pspnet train` takes"), (["--json", "."], "it is a folder"),
+        (["--", "--nonsense"], "no flags that `pspnet train` takes"), (["--json", "."], "it is a folder"),
+        (["--", "--hold", "0.5"], "--hold-out is this script's own, abbreviated or not"),
+        (["--", "--weights", "gone.pth"], "recipe plain: --weights gone.pth is no file"),
+        (["--epochs", "1", "--", "--warmup", "4"], "takes 4 steps, but the run has only 4"),
     ],
 )  # fmt: skip
 def test_refusals_before_the_first_run(
@@ -216,15 +246,6 @@ def test_flags_of_a_recipe(tmp_path: Path) -> None:
     assert recipes_of("fast,laptop") == {"fast": {"recipe": "fast"}, "laptop": {"recipe": "laptop"}}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_shipped_files_are_taken_by_the_command_line(path: Path) -> None:
-    found = recipes_of(str(path))
-    assert len(found) >= 4
-    check_flags(found, [], (360, 480))
-    with pytest.raises(PspnetError, match="lr is 1000"):
-        check_flags(found, ["--lr", "1000"], (360, 480))
-
-
 def test_the_ablations_are_two_by_two() -> None:
     found = recipes_of(str(FILES[1]))
     switched = {(recipe.get("bins"), recipe.get("aux-weights")) for recipe in found.values()}
@@ -243,6 +264,36 @@ def test_the_best_recipe_comes_first() -> None:
     assert lines[2].split() == ["low", "2", "11.00", "1.41", "10.00", "12.00", "12.00", "2", "min"]
 
 
-def test_contents_of_files_are_part_of_a_run() -> None:
-    words = ["--weights", "none", f"--init={__file__}", "--teacher", "nowhere.pt"]
-    assert recipes._files_of(words) == [__file__]
+def row(name: str, *runs: tuple[int, int, Any]) -> dict[str, Any]:
+    """A row with (seed, steps, made_with) of each run."""
+    return {"name": name, "runs": [{"seed": s, "steps": n, "made_with": m} for s, n, m in runs]}
+
+
+def test_unequal_steps_and_code_are_noted() -> None:
+    old, new = ({"commit": letter * 40 + more, "version": "0.1"} for letter, more in (("a", ""), ("b", "+changes")))
+    rows = [row("plain", (0, 8, old), (1, 8, old)), row("enet", (0, 8, old), (1, 8, new))]
+    assert notes_of(rows[:1]) == []
+    assert runs_by_code(rows) == {
+        "a" * 40: ["plain, seed 0", "plain, seed 1", "enet, seed 0"],
+        "b" * 40 + "+changes": ["enet, seed 1"],
+    }
+    said = "plain, seed 0 and plain, seed 1 and enet, seed 0"
+    assert notes_of(rows) == [f"note: unequal code: aaaaaaaaaaaa made {said}; bbbbbbbbbbbb+changes made enet, seed 1"]
+    unequal = [row("plain", (0, 8, old)), row("half", (0, 8, old), (1, 4, old))]
+    assert notes_of(unequal) == ["note: unequal steps: plain 8, half 4 or 8"]
+    assert [code_of({"made_with": made}) for made in (None, {"commit": "", "version": "0.1"})] == [
+        "not stated",
+        "version 0.1",
+    ]
+
+
+def test_the_curves_say_how_many_seeds_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_text
+    # Without one, the encoding would be the machine's: a TypeError here.
+    monkeypatch.setattr(Path, "write_text", lambda path, text, *, encoding: real(path, text, encoding=encoding))
+
+    def curves(*counts: int) -> str:
+        draw(tmp_path / "c.svg", [{"name": f"r{n}", "runs": [{"miou": [1.0, 2.0]}] * n} for n in counts])
+        return (tmp_path / "c.svg").read_text(encoding="utf-8")
+
+    assert "range of 1 to 3 seeds" in curves(3, 1) and "range of 2 seeds" in curves(2, 2)

@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pspnet", "export", "calibration", "runtime")
 WITH_TORCH = {
-    "backbone", "batch_norm", "checkpoint", "class_weights", "distill", "distributed", "ema", "foreign_weights",
-    "initialise", "loader", "losses", "model", "narrow", "prune", "run_log", "schedule", "torch_file", "train",
-    "train_run", "train_state", "train_step", "transforms",
+    "backbone", "batch_norm", "checkpoint", "class_weights", "cpu_training", "distill", "distributed", "ema",
+    "foreign_weights", "initialise", "loader", "losses", "model", "narrow", "prune", "run_log", "schedule",
+    "torch_file", "train", "train_run", "train_state", "train_step", "transforms",
 }  # fmt: skip
 CALIBRATION_WITH_TORCH = {"finetune", "torch_graph"}
 ANYTHING_INSIDE_FUNCTIONS = {

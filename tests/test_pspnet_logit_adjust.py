@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pspnet.dataset import open_dataset
-from pspnet.errors import PspnetError
-from pspnet.losses import Criterion, criterion_from_config
+from pspnet.losses import Criterion
 from pspnet.recipe import TrainConfig
-from tests.nets import random_model
 
 FLOAT32 = 1e-5  # relative: sums over a few hundred float32 values
 OPTIMISED = 1e-2  # relative: where L-BFGS stops in float32
@@ -56,8 +51,8 @@ def test_what_is_learned_under_logit_adjustment_leans_less_to_heavy_classes() ->
         np.testing.assert_allclose(found.numpy(), (expected / expected.sum()).numpy(), rtol=OPTIMISED)
 
 
-def test_logit_adjustment_needs_class_weights(camvid_tiny: Path) -> None:
-    spec, _ = random_model("mobilenet_v2", 32, (192, 192))
-    dataset = open_dataset("camvid11", camvid_tiny, "train")
-    with pytest.raises(PspnetError, match="add --class-weights enet, or leave out --logit-adjust"):
-        criterion_from_config(TrainConfig(logit_adjust=0.5), spec, dataset)
+def test_without_the_adjustment_a_weight_may_be_zero() -> None:
+    labels = torch.tensor([[[0, 1]]])
+    criterion = Criterion(TrainConfig(class_weights="enet"), False, {}, torch.tensor([0.0, 1.0]))
+    total, count = criterion({"out": torch.zeros(1, 2, 1, 2)}, labels)["out"]
+    assert float(total / count) == pytest.approx(np.log(2), rel=FLOAT32)

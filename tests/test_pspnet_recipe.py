@@ -53,6 +53,30 @@ def test_scales_in_the_wrong_order_are_refused() -> None:
         TrainConfig(smallest_scale=2.0, largest_scale=0.5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": "lovasz", "class_weights": "median"}, "class weights are median.* use --class-weights none with"),
+        ({"loss": "lovasz", "logit_adjust": 0.5}, "Lovász loss takes none: leave out --logit-adjust"),
+        ({"loss": "lovasz", "logit_adjust": 0.5, "class_weights": "enet"}, "use --class-weights none"),
+        ({"logit_adjust": 0.5}, r"logit_adjust is 0\.5.* add --class-weights enet, or leave out --logit-adjust"),
+        ({"logit_adjust": 0.5, "loss": "ohem"}, "no class weights to take a power of"),
+    ],
+)
+def test_class_weights_must_fit_the_loss(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(PspnetError, match=said):
+        TrainConfig(**settings)
+    TrainConfig(loss="lovasz")
+    for loss in ("ce", "ohem", "focal"):
+        TrainConfig(loss=loss, class_weights="median", logit_adjust=0.5)
+
+
+def test_a_loss_that_does_not_fit_its_recipe_is_refused() -> None:
+    with pytest.raises(PspnetError, match=r"class weights are enet.* use --class-weights none with --loss lovasz"):
+        config_from_recipe("laptop", (360, 480), {"loss": "lovasz"})
+    assert config_from_recipe("laptop", (360, 480), {"loss": "lovasz", "class_weights": "none"}).loss == "lovasz"
+
+
 def test_aux_weights() -> None:
     assert TrainConfig().aux_weight_values() == (0.4,)
     assert TrainConfig(aux_weights="0.4,.2").aux_weight_values() == (0.4, 0.2)

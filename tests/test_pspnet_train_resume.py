@@ -221,8 +221,8 @@ def test_changed_settings_are_refused_but_for_those_that_change_nothing(dataset:
     (tmp_path / "earlier").mkdir()
     kept = {k: v for k, v in raw.items() if k in KEPT}
     save_checkpoint(tmp_path / "earlier" / "last.pt", dataclasses.replace(stored, recipe=before), **kept)
-    with pytest.raises(PspnetError, match=r"\(logit_adjust 0\.0 → 0\.5\)"):
-        resumed_with(dataset, tmp_path / "earlier", dataclasses.replace(once, logit_adjust=0.5))
+    with pytest.raises(PspnetError, match=r"\(class_weights none → enet; logit_adjust 0\.0 → 0\.5\)"):
+        resumed_with(dataset, tmp_path / "earlier", dataclasses.replace(once, class_weights="enet", logit_adjust=0.5))
     resumed_with(dataset, tmp_path / "earlier", once)
 
 
