@@ -7,26 +7,29 @@ python benchmarks/final_test.py weights/NAME.pt --data data/camvid11 --flip --sc
 Test is never used to choose anything, so a second run of the same is refused, and another checkpoint of the same run
 (of the same recipe and seed), unless --again says what it is for: a reproduction, or another engine. The labels count:
 a try on other data does not use up the test. A checkpoint that was trained with --hold-out is no final one, and is
-refused. Scores go to docs/results/test-*.json, which are never overwritten, the log is docs/results/test_log.jsonl.
+refused. Scores go to docs/results/test-*.json, which are never overwritten, the log is docs/results/test_log.jsonl. It
+has a line before anything is scored, so a run that was stopped is repeated with --again as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import LOG, Row, another_of_the_run, append, earlier, read_log, recipe_hash, with_data
-from benchmarks.training_parts import finished, run
+from benchmarks.test_log import BEGUN, LOG, Row, another_of_the_run, append, earlier, read_log, recipe_hash, with_data
 from pspnet.checkpoint import read_checkpoint
-from pspnet.dataset import open_dataset
+from pspnet.cli import main as pspnet
+from pspnet.dataset import Dataset, open_dataset
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
-from pspnet.evaluate import labels_sha256
+from pspnet.evaluate import check_classes, labels_sha256
 from pspnet.files import read_json, sha256_of
 from pspnet.inference import Mode, mode_from_text
 from pspnet.metadata import artefact_sha256
@@ -35,6 +38,7 @@ from pspnet.spec import ModelSpec
 from runtime.runner import open_runner
 
 ONCE = "final checkpoint, once per seed, precision and protocol"
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,30 +59,42 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--log", default=str(LOG), help="default docs/results/test_log.jsonl")
     options.add_argument("--folder", default=None, help="for the scores (default: the log's)")
     args = options.parse_args(arguments)
-    args.json = None  # each artefact has a file of its own
-    return finished(args, measured, "final_test.py")
+    try:
+        measured(args)
+    except PspnetError as error:
+        print(f"final_test.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("final_test.py: interrupted; what was begun is in the log: --again REASON repeats it", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """All lines that were added to the log."""
+def measured(args: argparse.Namespace) -> list[Row]:
+    """All lines that were added to the log, as they are after their runs."""
     log = Path(args.log)
     folder = Path(args.folder) if args.folder else log.parent
     dataset = open_dataset(args.dataset, args.data, "test")
     data = {"images": len(dataset), "labels_sha256": labels_sha256(dataset)}
-    plan = [(path, entry_of(path, args) | data) for path in args.artefacts]
+    plan = [(path, entry_of(path, args, dataset) | data) for path in args.artefacts]
     before = [with_data(row, log) for row in read_log(log)]
     for path, entry in plan:
         check_first(before, entry, args.again, path)
         before.append(entry)
+    check_writable(folder)
+    used = {Path(row["file"]).name for row in before if "file" in row}
     added = []
     for path, entry in plan:
-        added.append(scored(path, entry, args, folder))
+        target = new_file(folder, entry, args, used)
+        row = begun(entry, args, target)
+        append(log, {"state": BEGUN, **row})  # before a score can be seen: a log that cannot be written ends it here
+        added.append({**row, "miou": scored(path, args, target)})
         append(log, added[-1])
         print(f"{path}: mIoU {added[-1]['miou']:.2f}, logged in {log}")
-    return {"kind": "final test", "lines": added}
+    return added
 
 
-def entry_of(path: str, args: argparse.Namespace) -> Row:
+def entry_of(path: str, args: argparse.Namespace, dataset: Dataset) -> Row:
     """What a line says before the run: the artefact, its checkpoint, and the protocol."""
     checkpoint = path if Path(path).suffix == ".pt" else args.checkpoint
     if checkpoint is None:
@@ -92,6 +108,7 @@ def entry_of(path: str, args: argparse.Namespace) -> Row:
     mode = mode_from_text(args.mode, args.scales, args.flip, args.crop, args.stride)
     with open_runner(path, args.engine) as runner:
         _check_origin(path, runner.spec, spec, checkpoint)
+        check_classes(runner.spec, dataset)
         engine, precision, own = runner.engine, runner.precision, runner.spec
     return {
         "artefact": Path(path).name, "sha256": artefact_sha256(path), "checkpoint": _name_of(checkpoint),
@@ -104,6 +121,11 @@ def entry_of(path: str, args: argparse.Namespace) -> Row:
 def check_first(log: list[Row], entry: Row, again: str | None, path: str) -> None:
     """PspnetError where this was run before and no reason for another run is given, or the other way round."""
     before = earlier(log, entry)
+    if before and not again and before.get("state") == BEGUN:
+        raise PspnetError(
+            f"{path} was begun on test before ({before['checkpoint']}, {before['date']}, {before['precision']}, "
+            f"{before['mode']}) and not finished, so its scores may have been seen: --again REASON says why it is run"
+        )
     if before and not again and another_of_the_run(before, entry):
         raise PspnetError(
             f"{path} is another checkpoint of a run that was scored on test before ({before['checkpoint']}, seed "
@@ -121,34 +143,57 @@ def check_first(log: list[Row], entry: Row, again: str | None, path: str) -> Non
         raise PspnetError(f"{path} was never scored on test in this way, so --again has no meaning: leave it out")
 
 
-def scored(path: str, entry: Row, args: argparse.Namespace, folder: Path) -> Row:
-    """The whole line, after `pspnet evaluate` has written the scores to a new file of `folder`."""
-    words = ["--engine", args.engine, "--mode", args.mode, "--scales", args.scales, *(["--flip"] if args.flip else [])]
-    for name in ("crop", "stride"):
-        if (value := getattr(args, name)) is not None:
-            words += [f"--{name}", str(value)]
-    target = new_file(folder, entry, args)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = ["--data", args.data, "--dataset", args.dataset, "--split", "test"]
-    run(["evaluate", path, *data, *words, "--json", str(target)])
-    found = read_json(target, "evaluation")
+def begun(entry: Row, args: argparse.Namespace, target: Path) -> Row:
+    """The whole line apart from the figure."""
     place = target.resolve()
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), **entry, "miou": round(found["miou"], 3),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), **entry,
         "reason": args.again or args.reason, "commit": commit_of(ROOT),
         "file": place.relative_to(ROOT).as_posix() if place.is_relative_to(ROOT) else target.name,
     }  # fmt: skip
 
 
-def new_file(folder: Path, entry: Row, args: argparse.Namespace) -> Path:
-    """A name in `folder` that says what was scored and how, and that no file has."""
+def scored(path: str, args: argparse.Namespace, target: Path) -> float:
+    """mIoU in percent, three decimals, after `pspnet evaluate` has written the scores to `target`."""
+    words = ["--engine", args.engine, "--mode", args.mode, "--scales", args.scales, *(["--flip"] if args.flip else [])]
+    for name in ("crop", "stride"):
+        if (value := getattr(args, name)) is not None:
+            words += [f"--{name}", str(value)]
+    command = ["evaluate", path, "--data", args.data, "--dataset", args.dataset, "--split", "test", *words]
+    print(f"pspnet {' '.join(command)}", flush=True)
+    code = pspnet([*command, "--json", str(target)])
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise PspnetError(
+            f"{path} was not scored to its end (see above), and the log says that it was begun: mend the cause, then "
+            "repeat it with --again REASON"
+        )
+    return round(read_json(target, "evaluation")["miou"], 3)
+
+
+def check_writable(folder: Path) -> None:
+    """PspnetError where no file of scores could be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PspnetError(
+            f"cannot write to {folder}: {error.strerror or error}. Choose another place for the scores with --folder"
+        ) from error
+
+
+def new_file(folder: Path, entry: Row, args: argparse.Namespace, used: set[str]) -> Path:
+    """A name in `folder` that says what was scored and how, and that no file and no line of the log (`used`) has."""
     mode = "" if args.mode == "whole" else f"-{args.mode}"
     mode += f"-{len(args.scales.split(','))}scales" if "," in args.scales else ""
     mode += "-flip" if args.flip else ""
     name = entry["checkpoint"].removesuffix(".pt").replace("/", "-")
-    stem = f"test-{name}-{entry['precision']}-{entry['engine']}{mode}"
+    precision = re.sub(r"[^\w.]+", "-", entry["precision"]).strip("-")  # "fp16 (simulated)" among them
+    stem = f"test-{name}-{precision}-{entry['engine']}{mode}"
     names = (f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 1000)))
-    return next(path for name in names if not (path := folder / name).exists())
+    return next(path for name in names if name not in used and not (path := folder / name).exists())
 
 
 def _name_of(checkpoint: str) -> str:

@@ -4,10 +4,14 @@ A line says what was scored (artefact, sha256; checkpoint, checkpoint_sha256 tha
 of the settings without the seed), on what (images: how many; labels_sha256: of their labels, as in every protocol), how
 (engine, precision, mode, network_size, fit), what came out (miou), why (reason), when (date), with which code (commit)
 and where the scores are (file). Earlier lines lack some of these.
+
+A line is written twice: before anything is scored, with state "begun" and no miou, and with what came out. So a run
+that was stopped, or whose second line found no room, counts as a look too: nobody knows what was seen of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +20,7 @@ from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import read_json
+from pspnet.recipe import TrainConfig
 from pspnet.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,16 +28,35 @@ LOG = ROOT / "docs" / "results" / "test_log.jsonl"
 PLAIN = "whole image, single scale"
 """The mode of lines that name none."""
 
-NOT_THE_RECIPE = {"seed", "made_with", "note", "workers", "save_every", "patience", "processes"}
+BEGUN = "begun"
+"""The state of a line that was written before its run; lines of finished runs have none."""
+
+NOT_THE_RECIPE = {"seed", "made_with", "note", "workers", "save_every", "patience"}
+FIRST_SETTINGS = {
+    "epochs", "batch", "crop", "lr", "head_lr", "optimizer", "momentum", "weight_decay", "decay_norm", "schedule",
+    "power", "min_lr", "warmup", "loss", "ohem_threshold", "ohem_keep", "focal_gamma", "class_weights",
+    "aux_weights", "smallest_scale", "largest_scale", "rotate", "blur", "flip", "photometric", "cat_max_ratio",
+    "ema", "amp", "channels_last", "compile", "clip", "accumulate", "freeze_bn", "patience", "deterministic",
+    "save_every", "workers", "seed",
+}  # fmt: skip
+"""Settings that there were when the first recipe was hashed. Never add to them: see `later_defaults`."""
+
 Row = dict[str, Any]
 
 
 def read_log(path: Path) -> list[Row]:
-    """The lines, oldest first; PspnetError names a damaged one. A file that does not exist yet has none."""
-    if not path.exists():
+    """The lines, oldest first, without those of a beginning that a later line completes.
+
+    A file that does not exist yet has none. PspnetError where it cannot be read, or names a damaged line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError) as error:
+        raise PspnetError(f"cannot read the test log {path}: {error}. Nothing is scored without it: mend it") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
         except ValueError:
@@ -40,17 +64,29 @@ def read_log(path: Path) -> list[Row]:
         if not isinstance(row, dict):
             raise PspnetError(f"{path} line {number} is no JSON object: mend it, nothing may be lost from this log")
         rows.append(row)
-    return rows
+    finished = [{**row, "miou": None} for row in rows if "miou" in row]
+    return [row for row in rows if row.get("state") != BEGUN or _completed(row) not in finished]
+
+
+def _completed(row: Row) -> Row:
+    """What a beginning becomes, apart from the figure."""
+    return {**{name: value for name, value in row.items() if name != "state"}, "miou": None}
 
 
 def append(path: Path, row: Row) -> None:
-    """Add one line; it is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(("" if whole else "\n") + json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one line; it is on the disk when this returns. PspnetError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(("" if whole else "\n") + json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PspnetError(
+            f"cannot write the test log {path}: {error.strerror or error}. Every run on test is a line of it: make it "
+            "writable, with room on its disk"
+        ) from error
 
 
 def with_data(row: Row, log: Path) -> Row:
@@ -95,7 +131,10 @@ def another_of_the_run(old: Row, row: Row) -> bool:
 
 
 def recipe_hash(spec: ModelSpec) -> str:
-    """Hex SHA-256 of the network and the settings that made a checkpoint, without its seed: equal for its seeds."""
+    """Hex SHA-256 of the network and the settings that made a checkpoint, without its seed: equal for its seeds.
+
+    It stays what it is when settings are added: see `later_defaults`.
+    """
     fields = {
         name: getattr(spec, name)
         for name in ("backbone", "output_stride", "bins", "branch_channels", "head_channels", "aux_stages", "stem",
@@ -106,10 +145,24 @@ def recipe_hash(spec: ModelSpec) -> str:
 
 
 def without_seed(recipe: Any) -> Any:
-    """A recipe, and those of the stages before it, without what may differ between seeds."""
+    """A recipe, and those of the stages before it, without what may differ between seeds and without later defaults."""
     if not isinstance(recipe, dict):
         return recipe
-    return {name: without_seed(value) for name, value in recipe.items() if name not in NOT_THE_RECIPE}
+    later = later_defaults()
+    return {
+        name: without_seed(value) for name, value in recipe.items()
+        if name not in NOT_THE_RECIPE and not (name in later and value == later[name])
+    }  # fmt: skip
+
+
+def later_defaults() -> dict[str, Any]:
+    """What a recipe means that does not state a setting: of those added after the first hash, and of `processes`.
+
+    A run from before a setting and the same run resumed after it are one recipe, so a default is never hashed. As
+    `pspnet train --resume` does, this takes a new setting's default to be what was done before there was one.
+    """
+    added = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name not in FIRST_SETTINGS}
+    return {**added, "processes": 1}
 
 
 def _same_network(old: Row, row: Row) -> bool:

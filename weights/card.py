@@ -36,30 +36,39 @@ NOTES = ("licence", "recipe", "limits", "published", "data", "commands", "result
 FIGURES = ("miou", "macc", "pixel_accuracy", "f1")
 NO_SETTINGS = ("init", "init_recipe", "weights", "made_with", "hold_out", "note")
 
+RUN_FILES = ("last.pt", "best.pt")
+"""What a training run writes into its folder; a file of another name was packed or pruned after it."""
+
+FP32 = "fp32"
 Row = dict[str, Any]
 
 
-def facts_of(checkpoint: Path, log: Path = LOG) -> Row:
-    """Everything that a card says, for NAME.json. PspnetError where scores are missing or of another file."""
-    spec, raw = read_checkpoint(checkpoint)
-    notes, sha256 = notes_of(checkpoint.with_suffix(".toml")), sha256_of(checkpoint)
+def facts_of(checkpoint: Path, log: Path = LOG, packed: Path | None = None) -> Row:
+    """Everything that a card says, for NAME.json. PspnetError where scores are missing or of another file.
+
+    packed: the file that will become `checkpoint`, where it has not taken its place yet.
+    """
+    file, toml = packed or checkpoint, checkpoint.with_suffix(".toml")
+    spec, raw = read_checkpoint(file)
+    notes, sha256 = notes_of(toml), sha256_of(file)
     lines = [row for row in read_log(log) if "miou" in row]
-    scores, labels = scores_of(lines, notes, sha256, log)
+    check_results(notes, lines, sha256, log, toml)
+    scores, labels = scores_of(lines, notes, sha256, log, spec.input_size)
     lines = [row for row in lines if row.get("labels_sha256", labels) == labels]
-    plain = [row for row in scores if row["mode"] == PLAIN]
+    plain = sorted((row for row in scores if row["mode"] == PLAIN), key=checkpoint_first)
     names = ("backbone", "output_stride", "bins", "head_channels", "align_corners", "fit", "dataset", "licence")
     floats = [tensor for tensor in raw["model"].values() if tensor.is_floating_point()]
     trained = [
         value.numel() for name, value in raw["model"].items() if not name.endswith(("running_mean", "running_var"))
     ]
     return {
-        "kind": KIND, "file": checkpoint.name, "sha256": sha256, "bytes": checkpoint.stat().st_size,
+        "kind": KIND, "file": checkpoint.name, "sha256": sha256, "bytes": file.stat().st_size,
         **{name: getattr(spec, name) for name in names}, "input_size": spec.input_size, "classes": spec.class_names,
         "types": sorted({str(value.dtype).removeprefix("torch.") for value in floats}),
         "parameters": sum(trained) - sum(v.ndim == 0 for v in raw["model"].values()),
         "stages": stages_of(spec.recipe), "commands": commands_of(spec.recipe, checkpoint.stem, notes),
         "commit": spec.recipe.get("made_with", {}).get("commit", ""), "note": spec.recipe.get("note", ""),
-        "seeds": seeds_of(spec, lines, plain), "test": _headline(plain), "precisions": _precisions(plain),
+        "seeds": seeds_of(spec, lines, plain, sha256), "test": _headline(plain), "precisions": _precisions(plain),
         "scores": scores, "histories": raw.get("histories", []), "notes": notes,
     }  # fmt: skip
 
@@ -82,9 +91,35 @@ def notes_of(path: Path) -> Row:
     return notes
 
 
-def scores_of(lines: list[Row], notes: Row, sha256: str, log: Path) -> tuple[list[Row], str]:
-    """Scores on test, one row per artefact, engine, precision and mode, as each was measured last; and the SHA-256 of
-    their labels, "" without scores. Of several data sets, only the one with the most pictures counts: others are tries.
+def check_results(notes: Row, lines: list[Row], sha256: str, log: Path, toml: Path) -> None:
+    """PspnetError where `results` of the notes lists scores of another checkpoint, or nothing shows that it does not.
+
+    What was made from a checkpoint does not say from which, so the checkpoint's own scores must be in the list.
+    """
+    known = False
+    for name in (listed := notes.get("results", [])):
+        protocol = read_json(located(name, log), "file of scores", f"Correct `results` in {toml}")["protocol"]
+        of = {row["checkpoint_sha256"] for row in lines if row.get("file") == name and "checkpoint_sha256" in row}
+        own = Path(protocol["artefact"]).suffix == ".pt"
+        if others := (of | ({protocol["sha256"]} if own else set())) - {sha256}:
+            raise PspnetError(
+                f"{name} is of another checkpoint (SHA-256 {min(others)[:16]}…): remove `results = [...]` from {toml}, "
+                f"and what else it says of that one (recipe, commands, labels); {log.name} names the scores of this one"
+            )
+        known = known or own
+    if listed and not known:
+        raise PspnetError(
+            f"`results` in {toml} lists no scores of the checkpoint itself, so the others may be of another: remove it "
+            f"where they are; {log.name} names the scores that benchmarks/final_test.py measured"
+        )
+
+
+def scores_of(
+    lines: list[Row], notes: Row, sha256: str, log: Path, size: tuple[int, int]
+) -> tuple[list[Row], str]:  # fmt: skip
+    """Scores on test, one row per artefact, size, engine, precision and mode, as each was measured last; and the
+    SHA-256 of their labels, "" without scores. Of several data sets, only the one with the most pictures counts: others
+    are tries. size: (height, width) of the checkpoint; the rows of another size say so with network_size.
     """
     own = [row["file"] for row in lines if row.get("checkpoint_sha256") == sha256]
     advice = f"Measure it again, or correct {log.name} or the notes"
@@ -101,26 +136,45 @@ def scores_of(lines: list[Row], notes: Row, sha256: str, log: Path) -> tuple[lis
             raise PspnetError(
                 f"{paths[name]} is of another checkpoint (SHA-256 {protocol['sha256'][:16]}…): measure this one"
             )
+        own_size = list(protocol.get("network_size", size))
         dates = [row["date"] for row in lines if row.get("file") == name and "date" in row]
         row = {key: found[key] for key in FIGURES}
         row |= {key: protocol[key] for key in ("artefact", "engine", "precision", "mode", "images", "name", "dataset")}
         row |= {"split": protocol["split"], "date": dates[-1] if dates else "", "result": name}
         row["iou"] = {label: values["iou"] for label, values in found["per_class"].items()}
         row["pixels"] = {label: values["pixels"] for label, values in found["per_class"].items()}
-        rows[protocol["artefact"], protocol["engine"], protocol["precision"], protocol["mode"]] = row
+        row |= {} if own_size == list(size) else {"network_size": own_size}
+        rows[protocol["artefact"], str(own_size), protocol["engine"], protocol["precision"], protocol["mode"]] = row
     return list(rows.values()), labels
 
 
-def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row]) -> list[Row]:
-    """Test mIoU in float32 of every seed of this recipe that the log has, this checkpoint's own among them."""
+def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row], sha256: str) -> list[Row]:
+    """Test mIoU in float32 of every seed of this recipe that the log has, this checkpoint's own among them.
+
+    The own figure is of the very file where that was measured, and that of another seed of the checkpoint, not of what
+    was made from it.
+    """
     wanted, found = recipe_hash(spec), {}
-    for row in lines:
-        if row.get("recipe") == wanted and row.get("precision") == "fp32" and row.get("mode") == PLAIN:
-            found.setdefault(row["seed"], row["miou"])
-    own = spec.recipe.get("seed")
-    if own is not None and own not in found and plain:
-        found[own] = plain[0]["miou"]
+    of_recipe = [
+        row for row in lines
+        if row.get("recipe") == wanted and row.get("precision") == FP32 and row.get("mode") == PLAIN
+    ]  # fmt: skip
+    for row in sorted(of_recipe, key=lambda row: _rank(row, sha256)):
+        found.setdefault(row["seed"], row["miou"])
+    own, measured = spec.recipe.get("seed"), [row["miou"] for row in plain if row["precision"] == FP32]
+    if own is not None and own not in found and measured:
+        found[own] = measured[0]
     return [{"seed": seed, "miou": found[seed]} for seed in sorted(found)]
+
+
+def _rank(row: Row, sha256: str) -> tuple[bool, bool]:
+    """Sorts lines: those of this checkpoint first, those of a checkpoint itself before what was made from it."""
+    return row.get("checkpoint_sha256") != sha256, row.get("sha256") != row.get("checkpoint_sha256")
+
+
+def checkpoint_first(row: Row) -> tuple[bool, bool, bool]:
+    """Sorts scores: float32 first, then the checkpoint's own size, and the checkpoint before what was made from it."""
+    return row["precision"] != FP32, "network_size" in row, Path(row["artefact"]).suffix != ".pt"
 
 
 def spread_of(seeds: list[Row]) -> tuple[float, float]:
@@ -138,24 +192,44 @@ def stages_of(recipe: Row) -> list[Row]:
 
 
 def commands_of(recipe: Row, name: str, notes: Row) -> list[str]:
-    """The command of every training in order, or what the notes say where one did not keep its own."""
+    """The command of every training in order, or what the notes say where one did not keep its own.
+
+    A training that began with a file of another name than a run's, weights/NAME.pt for example, is the first one: no
+    training before it writes that file, whose own card says how it came about.
+    """
     chain: list[Row] = []
     while isinstance(recipe, dict) and recipe:
         chain.insert(0, recipe)
         recipe = recipe.get("init_recipe", {})
     words = [shlex.split(each.get("made_with", {}).get("command", "")) for each in chain]
-    if not all(words):
-        return list(notes.get("commands", []))
+    if not all(words) and notes.get("commands"):
+        return list(notes["commands"])
+    begin = max((i for i, each in enumerate(words) if i and Path(_init_of(each)).name not in RUN_FILES), default=0)
+    if not all(words := words[begin:]):
+        return []
     # A command is kept without its output: the next one names it, and the last one's is free.
-    outputs = [str(Path(_value(following, "--init")).parent) for following in words[1:]] + [f"runs/{name}"]
-    return [shlex.join([*each, "-o", output]) for each, output in zip(words, outputs, strict=True)]
+    outputs = []
+    for number, following in enumerate(words[1:], 1):
+        init = Path(_init_of(following))
+        if init.parent == Path("."):  # a run elsewhere is kept by its file's name alone: give it a folder
+            init = Path(f"runs/{name}-stage{number}", init.name)
+            words[number] = _with_init(following, init.as_posix())
+        outputs.append(init.parent.as_posix())
+    return [shlex.join([*each, "-o", output]) for each, output in zip(words, [*outputs, f"runs/{name}"], strict=True)]
 
 
-def _value(words: list[str], flag: str) -> str:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == flag or word.startswith(f"{flag}="):
-            return following if word == flag else word.partition("=")[2]
-    return "runs/before/last.pt"
+def _init_of(words: list[str]) -> str:
+    """What a command of `pspnet train` begins with; "" without --init."""
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word == "--init" or word.startswith("--init="):
+            return following if word == "--init" else word.partition("=")[2]
+    return ""
+
+
+def _with_init(words: list[str], path: str) -> list[str]:
+    """The same command, beginning with another file."""
+    before = _init_of(words)
+    return [{before: path, f"--init={before}": f"--init={path}"}.get(word, word) for word in words]
 
 
 def _headline(plain: list[Row]) -> Row | None:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from benchmarks.test_log import PLAIN
 from pspnet.wording import counted
-from weights.card import spread_of
+from weights.card import FP32, checkpoint_first, spread_of
 
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO", "ort": "ONNX Runtime", "tensorrt": "TensorRT"}
-FP32 = "fp32"
 WIDTH = 118
+SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:\\.|[^"\\])*"|'[^']*')+""")
 
 Row = dict[str, Any]
 
 
-def page_of(facts: Row, curves: str) -> str:
-    """The whole page; curves: file name of the picture of the training curves, "" where there is none."""
+def page_of(facts: Row, curves: str, seeds: list[int] | None = None) -> str:
+    """The whole page; curves: file name of the picture of the training curves, "" where there is none.
+
+    seeds: of the other runs of the recipe that the checkpoint was packed with.
+    """
     notes, name = facts["notes"], facts["file"]
     parts = [f"# {name}", "\n".join(_network(facts)), _paragraph(f"**Licence.** {notes['licence']}")]
     if facts["scores"]:
-        parts += ["## Scores", _scores(facts), _per_class(facts), _paragraph(_protocol(facts))]
-        parts += _other_modes(facts)
-    parts += ["## Recipe", *_recipe(facts)]
+        plain = [_scores(facts), _per_class(facts)] if _plain(facts) else []
+        parts += ["## Scores", *plain, _paragraph(_protocol(facts)), *_other_modes(facts)]
+    parts += ["## Recipe", *_recipe(facts, seeds or [])]
     if curves:
         parts += [f"![mIoU over the epochs, by seed]({curves})"]
     parts += ["## Repeat the figures", _repeat(facts), "## Limits", _paragraph(notes["limits"])]
@@ -58,8 +62,11 @@ def _scores(facts: Row) -> str:
 
 
 def _per_class(facts: Row) -> str:
-    chosen = list({row["precision"]: row for row in reversed(_plain(facts))}.values())[::-1]
-    titles = " | ".join(f"IoU {_engine(row)}" for row in chosen)
+    by_precision: dict[str, Row] = {}
+    for row in _plain(facts):
+        by_precision.setdefault(row["precision"], row)
+    chosen = list(by_precision.values())
+    titles = " | ".join(f"IoU {_engine(row)}{_other_size(row)}" for row in chosen)
     lines = [f"| class | {titles} | share of pixels |", "|---|" + "---|" * (len(chosen) + 1)]
     pixels = chosen[0]["pixels"]
     for name in facts["classes"]:
@@ -69,12 +76,13 @@ def _per_class(facts: Row) -> str:
 
 
 def _protocol(facts: Row) -> str:
-    plain = _plain(facts)
-    first = plain[0]
-    dates = sorted({row["date"] for row in plain if row["date"]})
-    files = ", ".join(f"`{row['result']}`" for row in plain)
+    rows = _plain(facts) or facts["scores"]
+    first = rows[0]
+    how = f"{PLAIN}, no flip, in percent," if _plain(facts) else "in percent, in the mode beside it,"
+    dates = sorted({row["date"] for row in rows if row["date"]})
+    files = ", ".join(f"`{row['result']}`" for row in rows)
     text = (
-        f"Every figure is {first['mode']}, no flip, in percent, on the {first['images']} images of "
+        f"Every figure is {how} on the {first['images']} images of "
         f"{first['name'] or first['dataset']} {first['split']}, one confusion matrix over all of them"
         f"{f' ({dates[-1]})' if dates else ''}: {files}."
     )
@@ -101,7 +109,7 @@ def _other_modes(facts: Row) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _recipe(facts: Row) -> list[str]:
+def _recipe(facts: Row, seeds: list[int]) -> list[str]:
     parts = [_paragraph(facts["notes"]["recipe"])] if facts["notes"].get("recipe") else []
     lines = []
     for number, stage in enumerate(facts["stages"], 1):
@@ -110,10 +118,9 @@ def _recipe(facts: Row) -> list[str]:
     parts.append("\n".join(lines))
     if facts["note"]:
         parts.append(_paragraph(facts["note"]))
-    pack = f"python weights/pack.py runs/{Path(facts['file']).stem}/last.pt weights/{facts['file']} --licence "
     commands = [line for command in facts["commands"] for line in _folded(command)]
     if facts["commands"] and not any(command.startswith("python weights/pack.py") for command in facts["commands"]):
-        commands += _folded(f'{pack}"{facts["licence"]}"')
+        commands += _packing(facts, seeds)
     if commands:
         parts.append("\n".join(["```bash", *commands, "```"]))
     if facts["commit"]:
@@ -121,27 +128,67 @@ def _recipe(facts: Row) -> list[str]:
     return parts
 
 
+def _packing(facts: Row, seeds: list[int]) -> list[str]:
+    """The lines that pack the run that the commands end with, and before them what the other seeds' runs are."""
+    run = f"runs/{Path(facts['file']).stem}"
+    words = ["python", "weights/pack.py", f"{run}/last.pt", f"weights/{facts['file']}", "--licence", facts["licence"]]
+    words += ["--note", facts["note"]] if facts["note"] else []
+    words += ["--seeds", *(f"{run}-seed{seed}" for seed in seeds)] if seeds else []
+    repeats = [
+        f"# all of them again with --seed {seed}, in other folders, the last -o {run}-seed{seed}" for seed in seeds
+    ]
+    return [*repeats, *_folded(shlex.join(words))]
+
+
 def _repeat(facts: Row) -> str:
     data, file = facts["notes"].get("data", "DATA"), f"weights/{facts['file']}"
-    size = "x".join(map(str, facts["input_size"]))
     lines = [f"pspnet evaluate {file} --data {data} --split test"]
-    if any(row["artefact"].endswith(".onnx") for row in facts["scores"]):
-        lines.append(f"pspnet export {file} --size {size} --data {data} -o runs/shipped/model.onnx")
-    if any(row["precision"] == "int8" for row in facts["scores"]):
-        lines.append(f"pspnet calibrate runs/shipped/model.onnx --data {data}")
-        lines.append(f"pspnet evaluate runs/shipped/model.int8.onnx --data {data} --split test")
+    made = [row for row in facts["scores"] if row["artefact"].endswith(".onnx")]
+    for height, width in sorted(
+        {_size(row, facts) for row in made}, key=lambda size: size != tuple(facts["input_size"])
+    ):
+        kinds = {row["precision"] for row in made if _size(row, facts) == (height, width)}
+        own = (height, width) == tuple(facts["input_size"])
+        folder = "runs/shipped" if own else f"runs/shipped/{height}x{width}"  # every size's file has the same name
+        lines += _conversion(f"{file} --size {height}x{width} --data {data}", folder, kinds, data)
     layout = "demo/camvid11_tiny" if facts["dataset"].startswith("camvid11") else ""
     about = f"`{data}` is the data in the layout of `{layout}`." if layout else f"`{data}` is {facts['dataset']}."
+    lines = [part for line in lines for part in _folded(line)]
     return "\n".join(["```bash", *lines, "```", "", f"{about} docs/datasets.md says where it comes from."])
 
 
+def _conversion(source: str, folder: str, kinds: set[str], data: str) -> list[str]:
+    """The commands that make and score the ONNX files of these precisions in `folder`."""
+    half, both = "fp16 (simulated)" in kinds, "int8+fp16 (simulated)" in kinds
+    lines = [f"pspnet export {source}{' --fp16' if half else ''} -o {folder}/model.onnx"]
+    if half:
+        lines.append(f"pspnet evaluate {folder}/model.fp16.onnx --data {data} --split test")
+    if "int8" in kinds or both:
+        lines.append(f"pspnet calibrate {folder}/model.onnx --data {data}{' --fp16' if both else ''}")
+    if "int8" in kinds:
+        lines.append(f"pspnet evaluate {folder}/model.int8.onnx --data {data} --split test")
+    if both:
+        lines.append(f"pspnet evaluate {folder}/model.int8.fp16.onnx --data {data} --split test")
+    return lines
+
+
+def _size(row: Row, facts: Row) -> tuple[int, int]:
+    """(height, width) that an artefact runs at."""
+    height, width = row.get("network_size", facts["input_size"])
+    return height, width
+
+
 def _plain(facts: Row) -> list[Row]:
-    return [row for row in facts["scores"] if row["mode"] == PLAIN]
+    return sorted((row for row in facts["scores"] if row["mode"] == PLAIN), key=checkpoint_first)
 
 
 def _label(row: Row, facts: Row) -> str:
     own = "checkpoint" if row["artefact"] == facts["file"] else row["artefact"]
-    return facts["notes"].get("labels", {}).get(row["artefact"], own)
+    return facts["notes"].get("labels", {}).get(row["artefact"], own) + _other_size(row)
+
+
+def _other_size(row: Row) -> str:
+    return " at {}x{}".format(*row["network_size"]) if "network_size" in row else ""
 
 
 def _engine(row: Row) -> str:
@@ -152,7 +199,8 @@ def _engine(row: Row) -> str:
 
 
 def _precision(row: Row) -> str:
-    return {"int8": "INT8", "fp16": "FP16"}.get(row["precision"], row["precision"])
+    name: str = row["precision"].removesuffix(" (simulated)")
+    return {"int8": "INT8", "fp16": "FP16", "int8+fp16": "INT8 and FP16"}.get(name, name)
 
 
 def _value(value: Any) -> str:
@@ -170,9 +218,20 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 def _folded(command: str) -> list[str]:
     """A command over several lines, each but the last with a backslash; broken before flags, never inside quotes."""
     lines = [""]
-    for part in re.split(r" (?=-)", command):
+    for part in _parts(command):
         if lines[-1] and len(lines[-1]) + len(part) + 3 > WIDTH:
             lines.append(f"  {part}")
         else:
             lines[-1] += f" {part}" if lines[-1] else part
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def _parts(command: str) -> list[str]:
+    """The words of a command as they are written, with their quotes, each flag with the values behind it."""
+    parts: list[str] = []
+    for word in SHELL_WORD.findall(command):
+        if parts and not word.startswith("-"):
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    return parts

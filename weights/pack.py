@@ -11,13 +11,14 @@ fine-tuning begins with it. weights/card.py says where a card's facts come from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import LOG, recipe_hash, without_seed
+from benchmarks.test_log import LOG, later_defaults, recipe_hash, without_seed
 from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
@@ -46,10 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = options.parse_args(arguments)
     try:
         if args.output:
-            packed(args)
+            card = packed(args)
         elif args.licence or args.note or args.seeds:
             raise PspnetError("--licence, --note and --seeds are for packing: give weights/NAME.pt as the second name")
-        card = write_card(Path(args.output or args.checkpoint), Path(args.log))
+        else:
+            card = write_card(Path(args.checkpoint), Path(args.log))
     except PspnetError as error:
         print(f"pack.py: {error}", file=sys.stderr)
         return 2
@@ -58,8 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def packed(args: argparse.Namespace) -> None:
-    """Write the checkpoint in float16, with the curves of its run and of the other seeds."""
+def packed(args: argparse.Namespace) -> Path:
+    """Write the checkpoint in float16, with the curves of its run and of the other seeds, and its card (returned).
+
+    What was there before is kept unless all of it can be made.
+    """
     if not args.licence:
         raise PspnetError("a shipped checkpoint states the licence of its data: give --licence")
     notes_of(Path(args.output).with_suffix(".toml"))  # known before anything is written
@@ -92,6 +97,7 @@ def packed(args: argparse.Namespace) -> None:
                 f"{output} has {size / 1e6:.1f} MB, with the others of its folder {(size + others) / 1e6:.1f} MB: at "
                 f"most {LARGEST_BYTES / 1e6:g} and {LARGEST_SUM / 1e6:g} can be shipped. Ship a smaller network"
             )
+        return write_card(output, Path(args.log), temporary)
 
 
 def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
@@ -106,7 +112,8 @@ def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
         return
     recipes = [without_seed(each.recipe) for each in (spec, other)]
     names = sorted({*recipes[0], *recipes[1]} - {"init_recipe"})
-    changed = changed_settings(*({name: recipe.get(name, "not stated") for name in names} for recipe in recipes))
+    stated = [{**later_defaults(), **recipe} for recipe in recipes]
+    changed = changed_settings(*({name: recipe.get(name, "not stated") for name in names} for recipe in stated))
     what = changed[0] if changed else "network, data or earlier stage"
     raise PspnetError(
         f"{folder} is no other seed of {checkpoint} (another {what}): give runs of the same command with another --seed"
@@ -122,20 +129,26 @@ def history_of(checkpoint: str) -> dict[str, Any]:
     return {"seed": spec.recipe.get("seed"), "rows": raw.get("history", [])}
 
 
-def write_card(checkpoint: Path, log: Path) -> Path:
-    """NAME.md, NAME.json and, where there are curves, NAME.svg beside the checkpoint; returns the page's path."""
-    facts = facts_of(checkpoint, log)
+def write_card(checkpoint: Path, log: Path, file: Path | None = None) -> Path:
+    """NAME.md, NAME.json and, where there are curves, NAME.svg beside the checkpoint; returns the page's path.
+
+    Either all are replaced or, where one cannot be made, none. file: see `packed` of `facts_of`.
+    """
+    facts = facts_of(checkpoint, log, file)
     histories, picture = facts.pop("histories"), checkpoint.with_suffix(".svg")
+    own = facts["stages"][-1]["settings"].get("seed")
+    others = [each["seed"] for each in histories if each["seed"] != own]
+    page = checkpoint.with_suffix(".md")
+    texts = {page: page_of(facts, picture.name if histories else "", others)}
     if histories:
         lines = [
             Line(f"seed {each['seed']}", (tuple(float(row["miou"]) for row in each["rows"]),)) for each in histories
         ]
-        with atomic_path(picture) as temporary:
-            temporary.write_text(learning_curves(lines, "epoch", "validation mIoU in %"), encoding="utf-8")
-    page = checkpoint.with_suffix(".md")
-    with atomic_path(page) as temporary:
-        temporary.write_text(page_of(facts, picture.name if histories else ""), encoding="utf-8")
-    write_json(checkpoint.with_suffix(".json"), facts)
+        texts[picture] = learning_curves(lines, "epoch", "validation mIoU in %")
+    with contextlib.ExitStack() as stack:  # on success, each temporary file takes its place when all are written
+        for path, text in texts.items():
+            stack.enter_context(atomic_path(path)).write_text(text, encoding="utf-8")
+        write_json(stack.enter_context(atomic_path(checkpoint.with_suffix(".json"))), facts)
     return page
 
 

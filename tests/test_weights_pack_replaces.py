@@ -1,0 +1,141 @@
+"""weights/pack.py over a shipped name: all of a checkpoint and its card is replaced, or nothing is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pspnet.checkpoint import replace_spec, save_checkpoint
+from pspnet.errors import PspnetError
+from pspnet.files import sha256_of
+from pspnet.shipped import check, shipped
+from tests.nets import random_model
+from tests.score_files import NOTES, measure
+from weights import pack
+
+ROWS = [{"miou": 1.0}, {"miou": 2.0}]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with net.pt and its card, packed from a run with scores on test, and run/last.pt, a later run."""
+    (tmp_path / "net.toml").write_text(NOTES)
+    for lr, name in ((0.1, "first"), (0.2, "run")):
+        save_run(tmp_path / name, seed=0, lr=lr)
+    assert packed(tmp_path, "first") == 0
+    result = measure(tmp_path / "log.jsonl", tmp_path / "net.pt", 50.0, named=False)
+    (tmp_path / "net.toml").write_text(f'{NOTES}results = ["{result}"]\n')
+    assert pack.main([str(tmp_path / "net.pt"), "--log", str(tmp_path / "log.jsonl")]) == 0
+    return tmp_path
+
+
+def save_run(folder: Path, **recipe: Any) -> Path:
+    spec, model = random_model("mobilenet_v2", 16, (96, 128), recipe=recipe, licence="free")
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(folder / "last.pt", spec, model.state_dict(), history=ROWS)
+    return folder
+
+
+def packed(folder: Path, run: str, *words: object) -> int:
+    names = [str(folder / run / "last.pt"), str(folder / "net.pt"), "--log", str(folder / "log.jsonl")]
+    return pack.main([*names, "--licence", "free", *map(str, words)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_results_of_the_network_before_are_refused_with_nothing_written(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(place)
+    assert packed(place, "run") == 2
+    error = capsys.readouterr().err
+    assert "is of another checkpoint" in error and error.count("\n") == 1
+    assert "remove `results = [...]` from" in error and "net.toml" in error
+    assert contents(place) == before
+    (place / "net.toml").write_text(NOTES)  # what the line says
+    assert packed(place, "run") == 0
+    check(shipped(place))
+    facts = json.loads((place / "net.json").read_text())
+    assert facts["sha256"] == sha256_of(place / "net.pt") and facts["test"] is None and not facts["scores"]
+    assert facts["stages"][0]["settings"]["lr"] == 0.2
+
+
+def test_results_of_files_made_from_the_network_before_are_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They do not say from which checkpoint they were made."""
+    result = measure(place / "log.jsonl", place / "net.pt", 49.0, artefact="model.int8.onnx", named=False)
+    (place / "net.toml").write_text(f'{NOTES}results = ["{result}"]\n')
+    before = contents(place)
+    assert packed(place, "run") == 2
+    error = capsys.readouterr().err
+    assert "lists no scores of the checkpoint itself" in error and error.count("\n") == 1
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("part", ["page_of", "learning_curves", "write_json"])
+def test_a_card_that_cannot_be_made_changes_nothing(part: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "net.toml").write_text(NOTES)
+    before = contents(place)
+
+    def failing(*_: Any) -> Any:
+        raise PspnetError("no card")
+
+    monkeypatch.setattr(pack, part, failing)
+    assert packed(place, "run") == 2
+    assert contents(place) == before
+
+
+def test_seeds_from_before_and_after_a_setting_was_added(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "net.toml").write_text(NOTES)
+    one = save_run(place / "one", seed=1, lr=0.2, logit_adjust=0.0, processes=1)
+    assert packed(place, "run", "--seeds", one) == 0
+    two = save_run(place / "two", seed=2, lr=0.2, logit_adjust=0.5)
+    assert packed(place, "run", "--seeds", two) == 2
+    assert "(another logit_adjust 0.0 → 0.5)" in capsys.readouterr().err
+    three = save_run(place / "three", seed=3, lr=0.2, processes=2)
+    assert packed(place, "run", "--seeds", three) == 2
+    assert "(another processes 1 → 2)" in capsys.readouterr().err
+
+
+def test_seeds_whose_earlier_stage_was_before_a_setting_was_added(place: Path) -> None:
+    (place / "net.toml").write_text(NOTES)
+    stage = {"lr": 0.3, "seed": 0}
+    save_run(place / "run", seed=0, lr=0.2, init_recipe=stage)
+    one = save_run(place / "one", seed=1, lr=0.2, init_recipe=stage | {"logit_adjust": 0.0, "seed": 1})
+    assert packed(place, "run", "--seeds", one) == 0
+    other = save_run(place / "two", seed=2, lr=0.2, init_recipe=stage | {"logit_adjust": 0.5})
+    assert packed(place, "run", "--seeds", other) == 2
+
+
+def test_what_the_page_says_of_packing(place: Path) -> None:
+    """The command is one that a shell reads as it was meant, with every seed and the note."""
+    (place / "net.toml").write_text(NOTES)
+    spec, model = random_model("mobilenet_v2", 16, (96, 128), licence="free")
+    for seed in (0, 1, 2):
+        folder = place / f"s{seed}"
+        folder.mkdir()
+        made = {"command": f"pspnet train --data d --seed {seed}"}
+        run = replace_spec(spec, recipe={"seed": seed, "made_with": made})
+        save_checkpoint(folder / "last.pt", run, model.state_dict(), history=ROWS)
+    licence, note = 'a "b" $HOME `c` - it\'s free', "half -x 'y'"
+    words = [str(place / "s0" / "last.pt"), str(place / "net.pt"), "--log", str(place / "log.jsonl")]
+    assert (
+        pack.main([*words, "--licence", licence, "--note", note, "--seeds", *(str(place / f"s{i}") for i in (1, 2))])
+        == 0
+    )
+    page = (place / "net.md").read_text()
+    lines = page.split("```bash\n")[1].split("```")[0]
+    found = [shlex.split(line) for line in lines.replace(" \\\n", "").splitlines() if not line.startswith("#")]
+    assert found[0] == ["pspnet", "train", "--data", "d", "--seed", "0", "-o", "runs/net"]
+    assert found[1] == [
+        "python", "weights/pack.py", "runs/net/last.pt", "weights/net.pt", "--licence", licence, "--note", note,
+        "--seeds", "runs/net-seed1", "runs/net-seed2",
+    ]  # fmt: skip
+    assert len(found) == 2 and "--seed 1, in other folders, the last -o runs/net-seed1" in lines
