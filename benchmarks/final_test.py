@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.test_log import BEGUN, LOG, Row, another_of_the_run, append, earlier, read_log, recipe_hash, with_data
+from benchmarks.training_parts import INTERRUPTED, run
 from pspnet.checkpoint import read_checkpoint
-from pspnet.cli import main as pspnet
 from pspnet.dataset import Dataset, open_dataset
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
@@ -33,12 +32,12 @@ from pspnet.evaluate import check_classes, labels_sha256
 from pspnet.files import read_json, sha256_of
 from pspnet.inference import Mode, mode_from_text
 from pspnet.metadata import artefact_sha256
+from pspnet.outputs import why_unwritable
 from pspnet.provenance import ROOT, commit_of
 from pspnet.spec import ModelSpec
 from runtime.runner import open_runner
 
 ONCE = "final checkpoint, once per seed, precision and protocol"
-INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +80,9 @@ def measured(args: argparse.Namespace) -> list[Row]:
     for path, entry in plan:
         check_first(before, entry, args.again, path)
         before.append(entry)
-    check_writable(folder)
+    if why := why_unwritable(folder):
+        raise PspnetError(f"cannot write to {why}: choose another place for the scores with --folder")
+    folder.mkdir(parents=True, exist_ok=True)
     used = {Path(row["file"]).name for row in before if "file" in row}
     added = []
     for path, entry in plan:
@@ -160,28 +161,14 @@ def scored(path: str, args: argparse.Namespace, target: Path) -> float:
         if (value := getattr(args, name)) is not None:
             words += [f"--{name}", str(value)]
     command = ["evaluate", path, "--data", args.data, "--dataset", args.dataset, "--split", "test", *words]
-    print(f"pspnet {' '.join(command)}", flush=True)
-    code = pspnet([*command, "--json", str(target)])
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
-    if code:
+    try:
+        run([*command, "--json", str(target)])
+    except PspnetError as error:
         raise PspnetError(
             f"{path} was not scored to its end (see above), and the log says that it was begun: mend the cause, then "
             "repeat it with --again REASON"
-        )
-    return round(read_json(target, "evaluation")["miou"], 3)
-
-
-def check_writable(folder: Path) -> None:
-    """PspnetError where no file of scores could be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PspnetError(
-            f"cannot write to {folder}: {error.strerror or error}. Choose another place for the scores with --folder"
         ) from error
+    return round(read_json(target, "evaluation")["miou"], 3)
 
 
 def new_file(folder: Path, entry: Row, args: argparse.Namespace, used: set[str]) -> Path:

@@ -54,7 +54,7 @@ def trained(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]
     inputs: files that the run depends on. PspnetError where the folder holds a run of other arguments or inputs.
     """
     record = _record(arguments, inputs)
-    if (folder / "last.pt").exists() or (folder / "result.json").exists():
+    if _has_run(folder):
         _claim(folder / "run.json", record)
     else:
         write_json(folder / "run.json", record)  # what failed before its first epoch may be corrected
@@ -68,7 +68,7 @@ def trained(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]
 def changes_of(folder: Path, arguments: Sequence[str], inputs: Sequence[str | Path]) -> list[str]:
     """How `trained` with these would differ from the run in `folder`, one text per flag; [] where there is none yet."""
     path = folder / "run.json"
-    if not path.exists() or not ((folder / "last.pt").exists() or (folder / "result.json").exists()):
+    if not path.exists() or not _has_run(folder):
         return []
     return _changes(read_json(path, "record of a run"), _record(arguments, inputs))
 
@@ -104,6 +104,11 @@ def run(arguments: Sequence[str]) -> None:
         raise KeyboardInterrupt
     if code:
         raise PspnetError(f"pspnet {arguments[0]} failed with exit code {code}, see above. The same command goes on")
+
+
+def _has_run(folder: Path) -> bool:
+    """Whether a training got past its first epoch there."""
+    return (folder / "last.pt").exists() or (folder / "result.json").exists()
 
 
 def _record(arguments: Sequence[str], inputs: Sequence[str | Path]) -> dict[str, Any]:

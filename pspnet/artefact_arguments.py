@@ -87,6 +87,15 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     verb.add_argument("--resamples", type=int, default=None, help="bootstrap samples that show the spread (default 0)")
     add_engine(verb, "; of what is compared", ENGINES_OF_ONNX)
+    _add_repairs(verb)
+    _add_search(verb)
+    verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
+    verb.add_argument("--json", help="write the summary here too")
+    verb.set_defaults(unset={name: verb.get_default(name) for name in {*NOT_OF_TABLE, *NOT_OF_RERANK}})
+
+
+def _add_repairs(verb: argparse.ArgumentParser) -> None:
+    """What `pspnet calibrate` may do about weights that lose by rounding."""
     verb.add_argument("--equalise", action="store_true", help="cross-layer equalisation: channels of maps to one range")
     verb.add_argument("--bias-correction", action="store_true", help="take the mean error of rounding out of biases")
     verb.add_argument(
@@ -95,6 +104,10 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     verb.add_argument("--finetune-lr", type=float, default=None, help="relative to each weight's size (default 0.0001)")
     verb.add_argument("--finetune-batch", type=int, default=None, help="pictures per step (default 4)")
+
+
+def _add_search(verb: argparse.ArgumentParser) -> None:
+    """The search of `pspnet calibrate` for layers that stay in float."""
     verb.add_argument(
         "--sensitivity", default=None, metavar="FILE",
         help="what each convolution loses alone, as NAME.json and NAME.png; an interrupted run goes on there",
@@ -115,9 +128,6 @@ def add_calibrate(verbs: argparse._SubParsersAction) -> None:
         "--rerank", default=None, metavar="FRONT.json",
         help="in place of DATA: time the mixes of a front on this machine's engine, and write the fastest",
     )  # fmt: skip
-    verb.add_argument("--force", action="store_true", help="allow images of a test split, and other unfit ones")
-    verb.add_argument("--json", help="write the summary here too")
-    verb.set_defaults(unset={name: verb.get_default(name) for name in {*NOT_OF_TABLE, *NOT_OF_RERANK}})
 
 
 def add_bench(verbs: argparse._SubParsersAction) -> None:

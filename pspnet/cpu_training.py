@@ -42,10 +42,10 @@ def freed_memory_kept() -> Iterator[None]:
 def quick_depthwise(model: nn.Module) -> None:
     """Depthwise convolutions with a stride or a dilation are computed by ones without, while gradients are taken.
 
-    oneDNN has fast kernels for the gradients of the latter only: in bfloat16 a dilated one takes up to 50 times as
-    long. The same products are summed, so results differ by rounding at most. Weights, their names and what
-    `state_dict` holds stay as they are, and without gradients nothing changes. For maps (N, C, H, W) in channels_last,
-    which the outputs have, too. It lasts until `plain_depthwise`.
+    oneDNN has fast kernels for the gradients of the latter only; in bfloat16 the others take many times as long
+    (benchmarks/training_speed.py, variants plain-bf16 and bf16). The same products are summed, so results differ by
+    rounding at most. Weights, their names and what `state_dict` holds stay as they are, and without gradients nothing
+    changes. For maps (N, C, H, W) in channels_last, which the outputs have, too. It lasts until `plain_depthwise`.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and _can_be_rewritten(module):

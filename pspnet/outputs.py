@@ -52,18 +52,22 @@ def check_outputs(
 
 
 def _check_place(path: str | Path, folder: Path) -> None:
-    """PspnetError where no file can be made in `folder` or, where that is missing, in the first one above it.
+    """PspnetError where no file can be made in `folder`, or in the first one above it that exists."""
+    if why := why_unwritable(folder):
+        raise PspnetError(f"cannot write {path}: no file can be made in {why}. Choose another place")
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why no file can be made in `folder`, or in the first above it that exists; "" where one can.
 
     Tried out and not asked for: root has every right in folders such as /proc, and still cannot write there.
     """
     ancestor = next(each for each in (folder, *folder.parents) if each.exists())
     try:
         with tempfile.TemporaryFile(dir=ancestor):
-            return
+            return ""
     except OSError as error:
-        raise PspnetError(
-            f"cannot write {path}: no file can be made in {ancestor} ({error.strerror or error}). Choose another place"
-        ) from error
+        return f"{ancestor} ({error.strerror or error})"
 
 
 def _reads(source: Path, file: Path) -> bool:

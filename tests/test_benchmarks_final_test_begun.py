@@ -48,7 +48,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, end: Callable[[], int]) -> list[st
         Path(words[-1]).write_text(json.dumps({"miou": 12.3456}))
         return end()
 
-    monkeypatch.setattr(final_test, "pspnet", pspnet)
+    monkeypatch.setattr("benchmarks.training_parts.main", pspnet)
     return files
 
 
