@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pspnet.checkpoint import replace_spec, save_checkpoint
+from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.errors import PspnetError
 from pspnet.files import sha256_of
 from pspnet.shipped import check, shipped
@@ -90,6 +90,34 @@ def test_a_card_that_cannot_be_made_changes_nothing(part: str, place: Path, monk
     monkeypatch.setattr(pack, part, failing)
     assert packed(place, "run") == 2
     assert contents(place) == before
+
+
+def test_curves_of_all_stages_that_are_still_there(place: Path) -> None:
+    """The run that a run began with has its rows first; where it is gone, or another is in its place, it has none."""
+    (place / "net.toml").write_text(NOTES)
+    stage = {"seed": 0, "lr": 0.3, "made_with": {"command": "pspnet train --data d"}}
+    before = save_run(place / "before", **stage)
+    command = f"pspnet train --data d --init {shlex.quote(str(before / 'last.pt'))}"
+    save_run(place / "run", seed=0, lr=0.2, made_with={"command": command}, init_recipe=stage)
+    assert packed(place, "run") == 0 and curve(place) == [*ROWS, *ROWS]
+    save_run(before, **stage | {"lr": 0.4})
+    assert packed(place, "run") == 0 and curve(place) == ROWS
+    (before / "last.pt").unlink()
+    assert packed(place, "run") == 0 and curve(place) == ROWS
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    (history,) = read_checkpoint(folder / "net.pt")[1]["histories"]
+    return history["rows"]
+
+
+def test_the_picture_of_the_curves_goes_with_them(place: Path) -> None:
+    (place / "net.toml").write_text(NOTES)
+    assert (place / "net.svg").exists()
+    spec, model = random_model("mobilenet_v2", 16, (96, 128), recipe={"seed": 1}, licence="free")
+    save_checkpoint(place / "run" / "last.pt", spec, model.state_dict())
+    assert packed(place, "run") == 0
+    assert not (place / "net.svg").exists() and "net.svg" not in (place / "net.md").read_text()
 
 
 def test_seeds_from_before_and_after_a_setting_was_added(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,13 +204,13 @@ def commands_of(recipe: Row, name: str, notes: Row) -> list[str]:
     words = [shlex.split(each.get("made_with", {}).get("command", "")) for each in chain]
     if not all(words) and notes.get("commands"):
         return list(notes["commands"])
-    begin = max((i for i, each in enumerate(words) if i and Path(_init_of(each)).name not in RUN_FILES), default=0)
+    begin = max((i for i, each in enumerate(words) if i and Path(init_of(each)).name not in RUN_FILES), default=0)
     if not all(words := words[begin:]):
         return []
     # A command is kept without its output: the next one names it, and the last one's is free.
     outputs = []
     for number, following in enumerate(words[1:], 1):
-        init = Path(_init_of(following))
+        init = Path(init_of(following))
         if init.parent == Path("."):  # a run elsewhere is kept by its file's name alone: give it a folder
             init = Path(f"runs/{name}-stage{number}", init.name)
             words[number] = _with_init(following, init.as_posix())
@@ -218,8 +218,8 @@ def commands_of(recipe: Row, name: str, notes: Row) -> list[str]:
     return [shlex.join([*each, "-o", output]) for each, output in zip(words, [*outputs, f"runs/{name}"], strict=True)]
 
 
-def _init_of(words: list[str]) -> str:
-    """What a command of `pspnet train` begins with; "" without --init."""
+def init_of(words: list[str]) -> str:
+    """The checkpoint that a command of `pspnet train` begins with; "" without --init."""
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if word == "--init" or word.startswith("--init="):
             return following if word == "--init" else word.partition("=")[2]
@@ -228,7 +228,7 @@ def _init_of(words: list[str]) -> str:
 
 def _with_init(words: list[str], path: str) -> list[str]:
     """The same command, beginning with another file."""
-    before = _init_of(words)
+    before = init_of(words)
     return [{before: path, f"--init={before}": f"--init={path}"}.get(word, word) for word in words]
 
 

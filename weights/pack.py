@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pspnet.files import atomic_path, sha256_of, write_json
 from pspnet.learning_curves import Line, learning_curves
 from pspnet.recipe import changed_settings
 from pspnet.spec import ModelSpec
-from weights.card import facts_of, notes_of
+from weights.card import RUN_FILES, facts_of, init_of, notes_of
 from weights.card_page import page_of
 
 LARGEST_BYTES, LARGEST_SUM = 12_000_000, 24_000_000
@@ -120,19 +121,33 @@ def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
     )
 
 
-def history_of(checkpoint: str) -> dict[str, Any]:
-    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept."""
+def history_of(checkpoint: str | Path) -> dict[str, Any]:
+    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept.
+
+    The rows of the training that it began with come first, where that is still in its place.
+    """
     spec, raw = read_checkpoint(checkpoint)
     beside = Path(checkpoint).with_name("last.pt")
     if "history" not in raw and beside.is_file():
         _, raw = read_checkpoint(beside)
-    return {"seed": spec.recipe.get("seed"), "rows": raw.get("history", [])}
+    rows = raw.get("history", [])
+    return {"seed": spec.recipe.get("seed"), "rows": [*rows_before(spec), *rows] if rows else []}
+
+
+def rows_before(spec: ModelSpec) -> list[dict[str, Any]]:
+    """Rows of the run whose checkpoint this one began with; [] where its command names none that is there."""
+    init = Path(init_of(shlex.split(spec.recipe.get("made_with", {}).get("command", ""))))
+    if init.name not in RUN_FILES or not init.is_file():
+        return []
+    before, _ = read_checkpoint(init)
+    return history_of(init)["rows"] if before.recipe == spec.recipe.get("init_recipe") else []
 
 
 def write_card(checkpoint: Path, log: Path, file: Path | None = None) -> Path:
     """NAME.md, NAME.json and, where there are curves, NAME.svg beside the checkpoint; returns the page's path.
 
-    Either all are replaced or, where one cannot be made, none. file: see `packed` of `facts_of`.
+    Either all are replaced or, where one cannot be made, none; a picture of curves that are gone goes too. file: see
+    `packed` of `facts_of`.
     """
     facts = facts_of(checkpoint, log, file)
     histories, picture = facts.pop("histories"), checkpoint.with_suffix(".svg")
@@ -149,6 +164,8 @@ def write_card(checkpoint: Path, log: Path, file: Path | None = None) -> Path:
         for path, text in texts.items():
             stack.enter_context(atomic_path(path)).write_text(text, encoding="utf-8")
         write_json(stack.enter_context(atomic_path(checkpoint.with_suffix(".json"))), facts)
+    if not histories:
+        picture.unlink(missing_ok=True)
     return page
 
 
