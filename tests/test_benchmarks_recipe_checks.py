@@ -14,7 +14,7 @@ from pspnet.errors import PspnetError
 from tests.drives import write_drives
 from tests.nets import ROOT
 
-SHIPPED = [ROOT / "benchmarks" / "recipes.toml", ROOT / "benchmarks" / "ablations.toml"]
+SHIPPED = [ROOT / "benchmarks" / f"{name}.toml" for name in ("recipes", "ablations", "augmentation")]
 SMALL = ["--bins", "1,2", "--output-stride", "32", "--crop", "64", "--batch", "4"]
 CAMVID = ["--size", "360x480"]
 EPOCHS = 60
