@@ -104,6 +104,9 @@ def test_a_packed_run_and_its_card(runs: list[Path], shipped: Path, tmp_path: Pa
     page = shipped.with_suffix(".md").read_text()
     assert "![mIoU over the epochs, by seed](net.svg)" in page and "## Scores" not in page
     assert shipped.with_suffix(".svg").read_text().count("<polyline") == 2
+    (told,) = re.findall(r"1\. from random weights: (.*)", page)
+    assert "epochs 2, batch 4" in told and "seed 0" in told  # seed and batch are told even where they are defaults
+    assert not {"momentum", "schedule", "workers"} & set(re.findall(r"\w+", told))
     assert "pspnet train --data data --weights none" in page and "-o runs/net" in page
     assert str(tmp_path) not in page and str(runs[0].parent) not in page
     facts = json.loads(shipped.with_suffix(".json").read_text())

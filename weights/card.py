@@ -186,7 +186,8 @@ def spread_of(seeds: list[Row]) -> tuple[float, float]:
 def stages_of(recipe: Row) -> list[Row]:
     """The settings of every training that led here, the first one first; "start" says what it began with."""
     before = stages_of(recipe["init_recipe"]) if isinstance(recipe.get("init_recipe"), dict) else []
-    start = recipe.get("weights") or recipe.get("init") or recipe.get("pruned") or ""
+    names = [recipe.get(name) or "" for name in ("weights", "init", "pruned")]
+    start = next((name for name in names if name not in ("", "none")), "")
     settings = {name: value for name, value in recipe.items() if name not in NO_SETTINGS}
     return [*before, {"start": start, "settings": settings}]
 

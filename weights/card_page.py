@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import textwrap
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.test_log import PLAIN
+from pspnet.recipe import TrainConfig
 from pspnet.wording import counted
 from weights.card import FP32, checkpoint_first, spread_of
 
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO", "ort": "ONNX Runtime", "tensorrt": "TensorRT"}
 WIDTH = 118
+ALWAYS_TOLD = ("epochs", "batch", "crop", "lr", "seed")
+NOT_TOLD = ("workers", "save_every", "patience")
+"""Settings that no weight depends on."""
 SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:\\.|[^"\\])*"|'[^']*')+""")
 
 Row = dict[str, Any]
@@ -113,9 +118,10 @@ def _recipe(facts: Row, seeds: list[int]) -> list[str]:
     parts = [_paragraph(facts["notes"]["recipe"])] if facts["notes"].get("recipe") else []
     lines = []
     for number, stage in enumerate(facts["stages"], 1):
-        settings = ", ".join(f"{name} {_value(value)}" for name, value in stage["settings"].items())
+        settings = ", ".join(f"{name} {_value(value)}" for name, value in _telling(stage["settings"]).items())
         lines += _wrapped(f"{number}. from {stage['start'] or 'random weights'}: {settings}", "   ")
-    parts.append("\n".join(lines))
+    rest = "All other settings are the defaults of `pspnet train`."
+    parts += ["\n".join(lines), f"{rest} Every one is in the JSON file beside this page."]
     if facts["note"]:
         parts.append(_paragraph(facts["note"]))
     commands = [line for command in facts["commands"] for line in _folded(command)]
@@ -201,6 +207,15 @@ def _engine(row: Row) -> str:
 def _precision(row: Row) -> str:
     name: str = row["precision"].removesuffix(" (simulated)")
     return {"int8": "INT8", "fp16": "FP16", "int8+fp16": "INT8 and FP16"}.get(name, name)
+
+
+def _telling(settings: Row) -> Row:
+    """The settings that are no default, and those that a reader looks for first."""
+    defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
+    return {
+        name: value for name, value in settings.items()
+        if name not in NOT_TOLD and (name in ALWAYS_TOLD or name not in defaults or value != defaults[name])
+    }  # fmt: skip
 
 
 def _value(value: Any) -> str:
