@@ -66,7 +66,8 @@ def _worse(judge: Judge, score: Score) -> list[str]:
         return []
     return [
         f"INT8 is worse than float: {judge.figure} {score.value:.2f} % against {judge.baseline.value:.2f} % on "
-        f"{counted(len(judge.pictures), 'held-out image')}, {limit:g} points may be lost"
+        f"{counted(len(judge.pictures), 'held-out image')}, {limit:g} points may be lost. Try "
+        "--equalise --bias-correction, and --finetune 2 beside them where that is not enough"
     ]
 
 

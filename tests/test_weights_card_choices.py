@@ -109,6 +109,15 @@ def test_sizes_and_precisions_have_rows_and_commands_of_their_own(net: Path, log
     ]
 
 
+def test_the_flags_of_the_calibration_are_those_of_the_notes(net: Path, log: Path) -> None:
+    measure(log, net, 50.0)
+    measure(log, net, 49.9, artefact="model.int8.onnx", engine="openvino", precision="int8")
+    notes = net.with_suffix(".toml")
+    notes.write_text(f'calibrate = "--equalise --finetune 2"\n{notes.read_text()}')
+    commands = card(net, log)[1].split("## Repeat the figures")[1]
+    assert "pspnet calibrate runs/shipped/model.onnx --data data/x --equalise --finetune 2\n" in commands
+
+
 def made(command: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"made_with": {"command": f"pspnet train --data d {command}"}} | ({"init_recipe": before} if before else {})
 

@@ -5,6 +5,7 @@ and from NAME.toml beside it, for what no file can say: where the weights began,
 
     licence = "..."      recipe = "..."      limits = "..."      published = "..."     paragraphs, Markdown
     data = "data/camvid11"                                                             folder in the commands
+    calibrate = "--equalise"                 flags with which the INT8 files were made
     commands = ["pspnet train ..."]          of a checkpoint from before checkpoints kept their own
     results = ["docs/results/....json"]      scores whose lines in the log do not name the checkpoint
     [labels]                                 what an artefact is called in the table
@@ -32,7 +33,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NOTES = ("licence", "recipe", "limits", "published", "data", "commands", "results", "labels")
+NOTES = ("licence", "recipe", "limits", "published", "data", "calibrate", "commands", "results", "labels")
 FIGURES = ("miou", "macc", "pixel_accuracy", "f1")
 NO_SETTINGS = ("init", "init_recipe", "weights", "made_with", "hold_out", "note")
 

@@ -156,21 +156,24 @@ def _repeat(facts: Row) -> str:
         kinds = {row["precision"] for row in made if _size(row, facts) == (height, width)}
         own = (height, width) == tuple(facts["input_size"])
         folder = "runs/shipped" if own else f"runs/shipped/{height}x{width}"  # every size's file has the same name
-        lines += _conversion(f"{file} --size {height}x{width} --data {data}", folder, kinds, data)
+        lines += _conversion(
+            f"{file} --size {height}x{width} --data {data}", folder, kinds, data, facts["notes"].get("calibrate", "")
+        )
     layout = "demo/camvid11_tiny" if facts["dataset"].startswith("camvid11") else ""
     about = f"`{data}` is the data in the layout of `{layout}`." if layout else f"`{data}` is {facts['dataset']}."
     lines = [part for line in lines for part in _folded(line)]
     return "\n".join(["```bash", *lines, "```", "", f"{about} docs/datasets.md says where it comes from."])
 
 
-def _conversion(source: str, folder: str, kinds: set[str], data: str) -> list[str]:
-    """The commands that make and score the ONNX files of these precisions in `folder`."""
+def _conversion(source: str, folder: str, kinds: set[str], data: str, calibrate: str) -> list[str]:
+    """The commands that make and score the ONNX files of these precisions in `folder`; calibrate: flags of INT8."""
     half, both = "fp16 (simulated)" in kinds, "int8+fp16 (simulated)" in kinds
     lines = [f"pspnet export {source}{' --fp16' if half else ''} -o {folder}/model.onnx"]
     if half:
         lines.append(f"pspnet evaluate {folder}/model.fp16.onnx --data {data} --split test")
     if "int8" in kinds or both:
-        lines.append(f"pspnet calibrate {folder}/model.onnx --data {data}{' --fp16' if both else ''}")
+        flags = f"{' ' if calibrate else ''}{calibrate}{' --fp16' if both else ''}"
+        lines.append(f"pspnet calibrate {folder}/model.onnx --data {data}{flags}")
     if "int8" in kinds:
         lines.append(f"pspnet evaluate {folder}/model.int8.onnx --data {data} --split test")
     if both:
