@@ -257,5 +257,5 @@ def test_criterion_of_a_run_has_the_settings_of_the_run(dataset: Dataset) -> Non
     assert not one.state_dict() and not both.state_dict()
     with pytest.raises(PspnetError, match=r"3 aux weights for 2 aux heads.*3,2 with --aux-weights"):
         criterion_from_config(TrainConfig(aux_weights="1,2,3"), spec, dataset)
-    with pytest.raises(PspnetError, match="--class-weights none with --loss lovasz"):
+    with pytest.raises(PspnetError, match="--class-weights none --logit-adjust 0 with --loss lovasz"):
         criterion_from_config(TrainConfig(loss="lovasz", class_weights="median"), spec, dataset)

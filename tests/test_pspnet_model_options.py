@@ -13,15 +13,13 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from pspnet.backbone import Backbone
-from pspnet.checkpoint import load_model
+from pspnet.checkpoint import load_model, save_checkpoint
 from pspnet.describe import facts_of_checkpoint, text_of
 from pspnet.errors import PspnetError
 from pspnet.model import PSPNet, default_widths
 from pspnet.spec import ModelSpec
-from tests.nets import ROOT, random_model
+from tests.nets import random_model
 from tests.test_pspnet_model import assert_same, randomise
-
-SHIPPED = ROOT / "weights" / "pspnet_mobilenet_v2_camvid11.pt"
 
 
 def make_spec(backbone: str = "resnet18", **changes: Any) -> ModelSpec:
@@ -157,13 +155,19 @@ def test_options_survive_json_and_may_be_absent_in_it() -> None:
     assert ModelSpec.from_json(json.dumps(old)) == make_spec(stem="7x7", dilation="semseg", aux_stages=(3,))
 
 
-def test_the_shipped_checkpoint_loads() -> None:
-    """It is from before these options: one aux head, under its old name."""
-    raw = torch.load(SHIPPED, weights_only=True)
-    assert "aux_head.classifier.weight" in raw["model"] and "aux_stages" not in json.loads(raw["spec"])
-    spec, model = load_model(SHIPPED)
-    assert spec.aux_stages == (3,)
-    assert torch.equal(model.aux_heads["3"].classifier.weight, raw["model"]["aux_head.classifier.weight"].float())
+def test_a_checkpoint_from_before_these_options_loads(tmp_path: Path) -> None:
+    """It has one aux head, under its old name, and its spec says nothing of stem, dilation and aux stages."""
+    spec, model = random_model("mobilenet_v2", 32, (192, 192))
+    save_checkpoint(tmp_path / "old.pt", spec, model.state_dict())
+    raw = torch.load(tmp_path / "old.pt", weights_only=True)
+    raw["model"] = {name.replace("aux_heads.3.", "aux_head."): value for name, value in raw["model"].items()}
+    fields = json.loads(raw["spec"])
+    raw["spec"] = json.dumps({k: v for k, v in fields.items() if k not in ("stem", "dilation", "aux_stages")})
+    assert "aux_head.classifier.weight" in raw["model"]
+    torch.save(raw, tmp_path / "old.pt")
+    found, loaded = load_model(tmp_path / "old.pt")
+    assert found == spec and found.aux_stages == (3,)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize(("backbone", "shown"), [("resnet18", True), ("mobilenet_v2", False)])
