@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.test_log import PLAIN
-from pspnet.recipe import TrainConfig
+from pspnet.recipe import NOT_PART_OF_THE_RESULT, TrainConfig
 from pspnet.wording import counted
 from weights.card import FP32, checkpoint_first, spread_of
 
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO", "ort": "ONNX Runtime", "tensorrt": "TensorRT"}
 WIDTH = 118
 ALWAYS_TOLD = ("epochs", "batch", "crop", "lr", "seed")
-NOT_TOLD = ("workers", "save_every", "patience")
-"""Settings that no weight depends on."""
 SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:\\.|[^"\\])*"|'[^']*')+""")
 
 Row = dict[str, Any]
@@ -215,10 +213,9 @@ def _precision(row: Row) -> str:
 def _telling(settings: Row) -> Row:
     """The settings that are no default, and those that a reader looks for first."""
     defaults = {each.name: each.default for each in dataclasses.fields(TrainConfig)}
-    return {
-        name: value for name, value in settings.items()
-        if name not in NOT_TOLD and (name in ALWAYS_TOLD or name not in defaults or value != defaults[name])
-    }  # fmt: skip
+    telling = {name for name, value in settings.items() if name not in defaults or value != defaults[name]}
+    shown = (telling | set(ALWAYS_TOLD)) - set(NOT_PART_OF_THE_RESULT)
+    return {name: value for name, value in settings.items() if name in shown}
 
 
 def _value(value: Any) -> str:

@@ -122,25 +122,28 @@ def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
 
 
 def history_of(checkpoint: str | Path) -> dict[str, Any]:
-    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept.
-
-    The rows of the training that it began with come first, where that is still in its place.
-    """
+    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept."""
     spec, raw = read_checkpoint(checkpoint)
-    beside = Path(checkpoint).with_name("last.pt")
+    return {"seed": spec.recipe.get("seed"), "rows": _rows(Path(checkpoint), spec, raw)}
+
+
+def _rows(checkpoint: Path, spec: ModelSpec, raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the run of a checkpoint that was read, behind those of the training that it began with, where that is
+    still in its place."""
+    beside = checkpoint.with_name("last.pt")
     if "history" not in raw and beside.is_file():
         _, raw = read_checkpoint(beside)
     rows = raw.get("history", [])
-    return {"seed": spec.recipe.get("seed"), "rows": [*rows_before(spec), *rows] if rows else []}
+    return [*_rows_before(spec), *rows] if rows else []
 
 
-def rows_before(spec: ModelSpec) -> list[dict[str, Any]]:
+def _rows_before(spec: ModelSpec) -> list[dict[str, Any]]:
     """Rows of the run whose checkpoint this one began with; [] where its command names none that is there."""
     init = Path(init_of(shlex.split(spec.recipe.get("made_with", {}).get("command", ""))))
     if init.name not in RUN_FILES or not init.is_file():
         return []
-    before, _ = read_checkpoint(init)
-    return history_of(init)["rows"] if before.recipe == spec.recipe.get("init_recipe") else []
+    before, raw = read_checkpoint(init)
+    return _rows(init, before, raw) if before.recipe == spec.recipe.get("init_recipe") else []
 
 
 def write_card(checkpoint: Path, log: Path, file: Path | None = None) -> Path:
