@@ -106,6 +106,30 @@ def test_curves_of_all_stages_that_are_still_there(place: Path) -> None:
     assert packed(place, "run") == 0 and curve(place) == ROWS
 
 
+@pytest.mark.parametrize(
+    ("first", "seeds", "again"),
+    [
+        ((0, 0), "2 seeds of the last stage on test", "# the last one again with --seed 1, -o runs/net-seed1"),
+        ((0, 1), "2 seeds on test", "# all of them again with --seed 1, in other folders, the last -o runs/net-seed1"),
+    ],
+)
+def test_seeds_that_share_the_first_stage_are_told_as_such(
+    first: tuple[int, int], seeds: str, again: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.toml").write_text(NOTES)
+    for seed in (0, 1):
+        stage = {"seed": first[seed], "lr": 0.3, "made_with": {"command": "pspnet train --data d"}}
+        command = {"command": "pspnet train --data d --init runs/before/last.pt"}
+        save_run(tmp_path / f"seed{seed}", seed=seed, lr=0.2, made_with=command, init_recipe=stage)
+        measure(tmp_path / "log.jsonl", tmp_path / f"seed{seed}" / "last.pt", 50.0 + seed)
+    assert packed(tmp_path, "seed0", "--seeds", tmp_path / "seed1") == 0
+    measure(tmp_path / "log.jsonl", tmp_path / "net.pt", 50.0)
+    assert pack.main([str(tmp_path / "net.pt"), "--log", str(tmp_path / "log.jsonl")]) == 0
+    page = " ".join((tmp_path / "net.md").read_text().split())
+    assert f" {seeds}, fp32: seed 0 50.00, seed 1 51.00; " in page and again in page
+    assert ("What came before was trained once" in page) == (first == (0, 0))
+
+
 def curve(folder: Path) -> list[dict[str, float]]:
     (history,) = read_checkpoint(folder / "net.pt")[1]["histories"]
     return history["rows"]

@@ -14,6 +14,7 @@ and from NAME.toml beside it, for what no file can say: where the weights began,
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def facts_of(checkpoint: Path, log: Path = LOG, packed: Path | None = None) -> R
         "parameters": sum(trained) - sum(v.ndim == 0 for v in raw["model"].values()),
         "stages": stages_of(spec.recipe), "commands": commands_of(spec.recipe, checkpoint.stem, notes),
         "commit": spec.recipe.get("made_with", {}).get("commit", ""), "note": spec.recipe.get("note", ""),
+        "shared_stages": shared_stages(raw.get("histories", [])),
         "seeds": seeds_of(spec, lines, plain, sha256), "test": _headline(plain), "precisions": _precisions(plain),
         "scores": scores, "histories": raw.get("histories", []), "notes": notes,
     }  # fmt: skip
@@ -191,6 +193,14 @@ def stages_of(recipe: Row) -> list[Row]:
     start = next((name for name in names if name not in ("", "none")), "")
     settings = {name: value for name, value in recipe.items() if name not in NO_SETTINGS}
     return [*before, {"start": start, "settings": settings}]
+
+
+def shared_stages(histories: list[Row]) -> int:
+    """How many stages, from the first, were trained once for all seeds; 0 where the runs do not say."""
+    if len(histories) < 2:
+        return 0
+    stages = zip(*(each.get("stage_seeds", []) for each in histories), strict=False)
+    return len(list(itertools.takewhile(lambda seeds: len(set(seeds)) == 1, stages)))
 
 
 def commands_of(recipe: Row, name: str, notes: Row) -> list[str]:

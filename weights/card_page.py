@@ -100,7 +100,16 @@ def _seeds(facts: Row) -> str:
         return "One seed: the spread between seeds was not measured."
     mean, spread = spread_of(seeds)
     each = ", ".join(f"seed {row['seed']} {row['miou']:.2f}" for row in seeds)
-    return f"{len(seeds)} seeds on test, fp32: {each}; mean {mean:.2f}, standard deviation {spread:.2f}."
+    what, note = f"{len(seeds)} seeds", ""
+    if facts["shared_stages"]:
+        what += f" of the last {'stage' if _own_stages(facts) == 1 else f'{_own_stages(facts)} stages'}"
+        note = " What came before was trained once for all of them, so the spread says nothing of it."
+    return f"{what} on test, fp32: {each}; mean {mean:.2f}, standard deviation {spread:.2f}.{note}"
+
+
+def _own_stages(facts: Row) -> int:
+    """How many stages, up to the last, every seed was trained in by itself."""
+    return len(facts["stages"]) - int(facts["shared_stages"])
 
 
 def _other_modes(facts: Row) -> list[str]:
@@ -138,9 +147,10 @@ def _packing(facts: Row, seeds: list[int]) -> list[str]:
     words = ["python", "weights/pack.py", f"{run}/last.pt", f"weights/{facts['file']}", "--licence", facts["licence"]]
     words += ["--note", facts["note"]] if facts["note"] else []
     words += ["--seeds", *(f"{run}-seed{seed}" for seed in seeds)] if seeds else []
-    repeats = [
-        f"# all of them again with --seed {seed}, in other folders, the last -o {run}-seed{seed}" for seed in seeds
-    ]
+    again, where = "all of them", "in other folders, the last -o"
+    if facts["shared_stages"]:
+        again, where = ("the last one", "-o") if _own_stages(facts) == 1 else (f"the last {_own_stages(facts)}", where)
+    repeats = [f"# {again} again with --seed {seed}, {where} {run}-seed{seed}" for seed in seeds]
     return [*repeats, *_folded(shlex.join(words))]
 
 

@@ -27,7 +27,7 @@ from pspnet.files import atomic_path, sha256_of, write_json
 from pspnet.learning_curves import Line, learning_curves
 from pspnet.recipe import changed_settings
 from pspnet.spec import ModelSpec
-from weights.card import RUN_FILES, facts_of, init_of, notes_of
+from weights.card import RUN_FILES, facts_of, init_of, notes_of, stages_of
 from weights.card_page import page_of
 
 LARGEST_BYTES, LARGEST_SUM = 12_000_000, 24_000_000
@@ -122,9 +122,11 @@ def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
 
 
 def history_of(checkpoint: str | Path) -> dict[str, Any]:
-    """Seed and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none were kept."""
+    """Seed, seed of every stage and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none
+    were kept."""
     spec, raw = read_checkpoint(checkpoint)
-    return {"seed": spec.recipe.get("seed"), "rows": _rows(Path(checkpoint), spec, raw)}
+    seeds = [stage["settings"].get("seed") for stage in stages_of(spec.recipe)]
+    return {"seed": spec.recipe.get("seed"), "stage_seeds": seeds, "rows": _rows(Path(checkpoint), spec, raw)}
 
 
 def _rows(checkpoint: Path, spec: ModelSpec, raw: dict[str, Any]) -> list[dict[str, Any]]:
