@@ -22,7 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import BEGUN, LOG, Row, another_of_the_run, append, earlier, read_log, recipe_hash, with_data
+from benchmarks import test_log
+from benchmarks.test_log import BEGUN, LOG, Row, another_of_the_run, append, earlier, read_log, with_data
 from benchmarks.training_parts import INTERRUPTED, run
 from pspnet.checkpoint import read_checkpoint
 from pspnet.dataset import Dataset, open_dataset
@@ -30,7 +31,7 @@ from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
 from pspnet.evaluate import check_classes, labels_sha256
 from pspnet.files import read_json, sha256_of
-from pspnet.inference import Mode, mode_from_text
+from pspnet.inference import Inference, Mode, mode_from_text
 from pspnet.metadata import artefact_sha256
 from pspnet.outputs import why_unwritable
 from pspnet.provenance import ROOT, commit_of
@@ -110,10 +111,13 @@ def entry_of(path: str, args: argparse.Namespace, dataset: Dataset) -> Row:
     with open_runner(path, args.engine) as runner:
         _check_origin(path, runner.spec, spec, checkpoint)
         check_classes(runner.spec, dataset)
+        if not mode.plain:
+            Inference(runner, mode)  # refuses what this network cannot do, before the log says that it was begun
         engine, precision, own = runner.engine, runner.precision, runner.spec
     return {
         "artefact": Path(path).name, "sha256": artefact_sha256(path), "checkpoint": _name_of(checkpoint),
-        "checkpoint_sha256": sha256_of(checkpoint), "seed": spec.recipe.get("seed"), "recipe": recipe_hash(spec),
+        "checkpoint_sha256": sha256_of(checkpoint), "seed": spec.recipe.get("seed"),
+        "stage_seeds": test_log.stage_seeds(spec.recipe), "recipe": test_log.recipe_hash(spec),
         "engine": engine, "precision": precision, "mode": _mode_text(mode), "network_size": list(own.input_size),
         "fit": own.fit if mode.kind == "whole" else None,
     }  # fmt: skip
@@ -123,9 +127,11 @@ def check_first(log: list[Row], entry: Row, again: str | None, path: str) -> Non
     """PspnetError where this was run before and no reason for another run is given, or the other way round."""
     before = earlier(log, entry)
     if before and not again and before.get("state") == BEGUN:
+        what = f"the run of {path}" if another_of_the_run(before, entry) else path
         raise PspnetError(
-            f"{path} was begun on test before ({before['checkpoint']}, {before['date']}, {before['precision']}, "
-            f"{before['mode']}) and not finished, so its scores may have been seen: --again REASON says why it is run"
+            f"{what} was begun on test before ({before['checkpoint']}, {before['date']}, "
+            f"{before['precision']}, {before['mode']}) and not finished, so its scores may have been seen: --again "
+            "REASON says why it is run"
         )
     if before and not again and another_of_the_run(before, entry):
         raise PspnetError(
@@ -196,7 +202,7 @@ def _mode_text(mode: Mode) -> str:
 
 def _check_origin(path: str, own: Any, spec: ModelSpec, checkpoint: str) -> None:
     """PspnetError where an artefact's spec is not that of the checkpoint that it is said to come from."""
-    same = ("backbone", "output_stride", "bins", "class_names", "align_corners", "recipe", "dataset")
+    same = ("backbone", "output_stride", "bins", "class_names", "align_corners", "recipe", "dataset", "metrics")
     if different := [name for name in same if getattr(own, name, None) != getattr(spec, name)]:
         raise PspnetError(
             f"{path} was not made from {checkpoint}: its {different[0]} is another. Export the checkpoint again, or "

@@ -201,8 +201,9 @@ def _lost(path: Path, found: list[tuple[str, int]]) -> str:
     if not path.exists():
         return ""
     old = read_json(path, "file of figures", "Give another file with --json")
-    rows = old.get("recipes", []) if isinstance(old, dict) and old.get("kind") == "recipes" else []
-    known = [(row["name"], run["seed"]) for row in rows for run in row["runs"]]
+    if not isinstance(old, dict) or old.get("kind") != "recipes":
+        raise PspnetError(f"{path} holds other figures than those of recipes: give another file with --json")
+    known = [(row["name"], run["seed"]) for row in old.get("recipes", []) for run in row["runs"]]
     return "; ".join(f"{name}, seed {seed}" for name, seed in known if (name, seed) not in found)
 
 

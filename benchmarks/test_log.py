@@ -110,7 +110,8 @@ def earlier(log: list[Row], row: Row) -> Row | None:
     """The latest line, on the same labels, after which `row` is no first look at them; None where there is none.
 
     It scored the same checkpoint (or the very file) with this seed, precision and protocol, or in any way another
-    checkpoint of the same run, since test chooses no epoch either. A run is known by its recipe and seed.
+    checkpoint of the same run, since test chooses no epoch either. A run is known by its recipe and the seeds of its
+    stages.
     """
     return next(
         (
@@ -127,7 +128,15 @@ def another_of_the_run(old: Row, row: Row) -> bool:
     keys = ("recipe", "seed", "checkpoint_sha256")
     if any(each.get(key) is None for each in (old, row) for key in keys):
         return False
-    return all(old[key] == row[key] for key in keys[:2]) and old[keys[2]] != row[keys[2]]
+    stages = [each.get("stage_seeds") for each in (old, row)]
+    same = all(old[key] == row[key] for key in keys[:2]) and (None in stages or stages[0] == stages[1])
+    return same and old[keys[2]] != row[keys[2]]
+
+
+def stage_seeds(recipe: Any) -> list[int | None]:
+    """The seed of every training that led to a checkpoint with this recipe, the first one first."""
+    before = recipe.get("init_recipe")
+    return [*(stage_seeds(before) if isinstance(before, dict) else []), recipe.get("seed")]
 
 
 def recipe_hash(spec: ModelSpec) -> str:

@@ -6,6 +6,7 @@ Nothing here needs torch: a checkpoint is hashed, not loaded.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ WHERE = (
 )
 NEEDED = ("backbone", "output_stride", "input_size", "classes", "parameters", "licence", "test", "precisions")
 SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 
 Row = dict[str, Any]
 
@@ -38,7 +40,8 @@ def shipped(folder: str | Path | None = None) -> list[Row]:
     place = Path(folder) if folder is not None else FOLDER
     if place.is_file():
         raise PspnetError(f"{place} is a file: give the folder that it is in, --folder {place.parent}")
-    names = {path.stem for path in place.glob("*.pt")} | {path.stem for path in place.glob("*.json") if _is_card(path)}
+    names = {path.stem for path in place.glob("*.pt") if path.is_file()}
+    names |= {path.stem for path in place.glob("*.json") if _is_card(path)}
     if not names:
         raise PspnetError(f"no shipped checkpoints in {place}: {WHERE}")
     return [_row(place, name) for name in sorted(names)]
@@ -77,7 +80,16 @@ def _card(path: Path) -> tuple[Row, str]:
         return {}, f"{path} is no model card. {rewrite}"
     if missing := [name for name in NEEDED if name not in facts]:
         return {}, f"{path} is damaged: it lacks {missing[0]}. {rewrite}"
+    try:
+        _block({"file": path, "bytes": None, "fault": "", **{name: facts[name] for name in NEEDED}})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {}, f"{path} is damaged: a fact has the wrong type ({type(error).__name__}: {error}). {rewrite}"
     return facts, ""
+
+
+def page_sha256(text: str) -> str:
+    """Hex SHA-256 of a page, equal for every kind of line end, since a checkout may change them."""
+    return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
 
 def _difference(row: Row, facts: Row, card: Path) -> str:
@@ -88,9 +100,17 @@ def _difference(row: Row, facts: Row, card: Path) -> str:
             f"says {facts['sha256'][:16]}…, {facts.get('bytes')} bytes): it is damaged or another one. Clone the "
             "repository again"
         )
-    page = card.with_suffix(".md")
-    if not page.is_file() or facts["sha256"] not in SHA256.findall(page.read_text(encoding="utf-8", errors="replace")):
-        return f"{page} is missing or speaks of another file: write it with: python weights/pack.py {row['file']}"
+    page, write = card.with_suffix(".md"), f"write it with: python weights/pack.py {row['file']}"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    if facts["sha256"] not in SHA256.findall(text):
+        return f"{page} is missing or speaks of another file: {write}"
+    if page_sha256(text) != facts.get("page_sha256", page_sha256(text)):
+        return f"{page} is not the page of {card.name}, one of them was changed: {write}"
+    figures = [facts["test"]["miou"], *facts["precisions"].values()] if facts["test"] else []
+    if absent := [f"{miou:.2f}" for miou in figures if f"| {miou:.2f} |" not in text]:
+        return f"{card} says mIoU {absent[0]}, which {page.name} does not: {write}"
+    if missing := [name for name in PICTURE.findall(text) if not page.with_name(name).is_file()]:
+        return f"{page.with_name(missing[0])}, a picture of {page.name}, is missing: {write}"
     return ""
 
 

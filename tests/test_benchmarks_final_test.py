@@ -113,6 +113,20 @@ def test_another_epoch_of_a_run_is_a_second_look(
     assert [row["checkpoint"] for row in read_log(log)] == ["run/last.pt", "run/last.pt", "seed1.pt", "run/best.pt"]
 
 
+def test_the_same_last_seed_after_another_first_stage_is_another_run(
+    seeds: list[Path], log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, raw = read_checkpoint(seeds[0])
+    paths = [tmp_path / f"{number}.pt" for number in range(2)]
+    for number, path in enumerate(paths):
+        changed = {name: value * (1 + number / 100) for name, value in raw["model"].items()}
+        stages = spec.recipe | {"init_recipe": {"seed": number, "lr": 0.1}}
+        save_checkpoint(path, replace_spec(spec, recipe=stages), changed)
+    assert scored(log, *paths) == 0
+    assert [row["stage_seeds"] for row in read_log(log)] == [[0, 0], [1, 0]]
+    capsys.readouterr()
+
+
 def test_another_mode_is_another_protocol(seeds: list[Path], log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scored(log, seeds[0]) == 0
     assert scored(log, seeds[0], "--flip") == 0
@@ -129,6 +143,12 @@ def test_an_exported_network_belongs_to_its_checkpoint(
     assert scored(log, tmp_path / "model.onnx") == 2 and "name it with --checkpoint" in capsys.readouterr().err
     assert scored(log, tmp_path / "model.onnx", "--checkpoint", seeds[1]) == 2
     assert "was not made from" in capsys.readouterr().err
+    spec, raw = read_checkpoint(seeds[0])
+    save_checkpoint(tmp_path / "last.pt", replace_spec(spec, metrics={"val": {"miou": 1.0}}), raw["model"])
+    assert scored(log, tmp_path / "model.onnx", "--checkpoint", tmp_path / "last.pt") == 2  # of another epoch
+    assert "its metrics is another" in capsys.readouterr().err
+    assert scored(log, tmp_path / "model.onnx", "--checkpoint", seeds[0], "--scales", "0.5,1") == 2
+    assert "takes 96x128 only" in capsys.readouterr().err and not log.exists()
     assert scored(log, tmp_path / "model.onnx", "--checkpoint", seeds[0], "--engine", "ort") == 0
     [row] = read_log(log)
     assert row["checkpoint_sha256"] == sha256_of(seeds[0]) and row["sha256"] == sha256_of(tmp_path / "model.onnx")

@@ -159,9 +159,10 @@ def test_figures_of_other_runs_are_not_replaced(
     error = capsys.readouterr().err
     assert f"{tmp_path / 'r.json'} has figures of runs that this call leaves out (enet, seed 3; enet, seed 4)" in error
     assert "or write another file with --json" in error and error.count("\n") == 1
-    assert main([*command, "--seeds", "4,5"]) == 2
-    assert "(plain, seed 3; enet, seed 3)" in capsys.readouterr().err
+    assert main([*command, "--seeds", "4,5"]) == 2 and "(plain, seed 3; enet, seed 3)" in capsys.readouterr().err
     assert not started and (tmp_path / "r.json").read_text() == text and not (tmp_path / "runs").exists()
+    (tmp_path / "r.json").write_text('{"kind": "bench"}')
+    assert main(command) == 2 and "r.json holds other figures than those of recipes" in capsys.readouterr().err
 
 
 def test_an_edited_recipe_is_refused_before_anything_runs(

@@ -70,6 +70,11 @@ def change_card(folder: Path, **changes: Any) -> None:
     card.write_text(json.dumps(json.loads(card.read_text()) | changes))
 
 
+def edit_page(folder: Path, before: str, after: str) -> None:
+    page = folder / f"{NAME}.md"
+    page.write_text(page.read_text().replace(before, after, 1))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -82,6 +87,12 @@ def change_card(folder: Path, **changes: Any) -> None:
         (lambda f: (f / f"{NAME}.pt").unlink(), f"{NAME}.pt is missing, its card is there"),
         (lambda f: (f / f"{NAME}.md").unlink(), f"{NAME}.md is missing or speaks of another file"),
         (lambda f: (f / f"{NAME}.md").write_text("# nothing"), f"{NAME}.md is missing or speaks of another file"),
+        (lambda f: edit_page(f, "mIoU", "MIoU"), f"{NAME}.md is not the page of {NAME}.json"),
+        (lambda f: change_card(f, precisions={"fp32": 99.25}), f"says mIoU 99.25, which {NAME}.md does not"),
+        (lambda f: (f / f"{NAME}.svg").unlink(), f"{NAME}.svg, a picture of {NAME}.md, is missing"),
+        (lambda f: change_card(f, input_size=[1, 2, 3]), f"{NAME}.json is damaged: a fact has the wrong type"),
+        (lambda f: change_card(f, test={"miou": 1.0}), f"{NAME}.json is damaged: a fact has the wrong type"),
+        (lambda f: change_card(f, parameters=None), f"{NAME}.json is damaged: a fact has the wrong type"),
     ],
 )
 def test_faults_are_named(harm: Any, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +112,7 @@ def test_a_card_that_lacks_a_fact(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_two_checkpoints_are_two_blocks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for suffix in ("pt", "md", "json"):
+    for suffix in ("pt", "md", "json", "svg"):
         shutil.copy(folder / f"{NAME}.{suffix}", folder / f"another.{suffix}")
     out, _ = listed(folder, capsys)
     assert out.index("another\n") < out.index(f"{NAME}\n") and f"2 checkpoints in {folder}" in out

@@ -59,7 +59,8 @@ def test_the_headline_is_float32_of_the_checkpoint(net: Path, log: Path) -> None
     facts, page = card(net, log)
     assert (facts["test"]["miou"], facts["test"]["precision"]) == (43.0, "fp32")
     assert page.index("| 43.00 |") < page.index("| 42.00 |") < page.index("| 41.00 |")
-    assert facts["precisions"] == {"fp32": 43.0, "int8": 41.0} and facts["seeds"] == [{"seed": 0, "miou": 43.0}]
+    assert facts["precisions"] == {"fp32": 43.0, "int8": 41.0}
+    assert facts["seeds"] == [{"seed": 0, "miou": 43.0, "result": "test-2.json"}]
     assert "One seed" in page
 
 
@@ -75,11 +76,13 @@ def test_the_own_seed_is_that_of_the_packed_file(net: Path, log: Path, tmp_path:
     measure(log, last, 30.0)
     measure(log, other, 31.0, artefact="model.onnx", engine="openvino")
     measure(log, other, 32.0)
-    assert card(net, log)[0]["seeds"] == [{"seed": 0, "miou": 30.0}, {"seed": 1, "miou": 32.0}]
+    other_seed = {"seed": 1, "miou": 32.0, "result": "test-3.json"}
+    assert card(net, log)[0]["seeds"] == [{"seed": 0, "miou": 30.0, "result": "test-1.json"}, other_seed]
     measure(log, net, 33.0)
     facts, page = card(net, log)
-    assert facts["seeds"] == [{"seed": 0, "miou": 33.0}, {"seed": 1, "miou": 32.0}]
-    assert "2 seeds on test, fp32: seed 0 33.00, seed 1 32.00" in " ".join(page.split())
+    assert facts["seeds"] == [{"seed": 0, "miou": 33.0, "result": "test-4.json"}, other_seed]
+    text = " ".join(page.split())
+    assert "2 seeds on test, fp32: seed 0 33.00, seed 1 32.00; " in text and "deviation 0.71 (`test-3.json`)." in text
 
 
 def test_sizes_and_precisions_have_rows_and_commands_of_their_own(net: Path, log: Path) -> None:
@@ -102,10 +105,12 @@ def test_sizes_and_precisions_have_rows_and_commands_of_their_own(net: Path, log
     assert page.split("## Repeat the figures")[1].split("```")[1].splitlines()[1:] == [
         "pspnet evaluate weights/net.pt --data data/x --split test",
         "pspnet export weights/net.pt --size 96x128 --data data/x --fp16 -o runs/shipped/model.onnx",
-        "pspnet evaluate runs/shipped/model.fp16.onnx --data data/x --split test",
+        "pspnet evaluate runs/shipped/model.onnx --data data/x --split test --engine ort",
+        "pspnet evaluate runs/shipped/model.fp16.onnx --data data/x --split test --engine ort",
         "pspnet export weights/net.pt --size 192x256 --data data/x -o runs/shipped/192x256/model.onnx",
+        "pspnet evaluate runs/shipped/192x256/model.onnx --data data/x --split test --engine ort",
         "pspnet calibrate runs/shipped/192x256/model.onnx --data data/x",
-        "pspnet evaluate runs/shipped/192x256/model.int8.onnx --data data/x --split test",
+        "pspnet evaluate runs/shipped/192x256/model.int8.onnx --data data/x --split test --engine ort",
     ]
 
 

@@ -42,7 +42,7 @@ def save_run(folder: Path, **recipe: Any) -> Path:
 
 def packed(folder: Path, run: str, *words: object) -> int:
     names = [str(folder / run / "last.pt"), str(folder / "net.pt"), "--log", str(folder / "log.jsonl")]
-    return pack.main([*names, "--licence", "free", *map(str, words)])
+    return pack.main([*names, "--licence", "free", "--replace", *map(str, words)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -77,6 +77,31 @@ def test_results_of_files_made_from_the_network_before_are_refused(
     error = capsys.readouterr().err
     assert "lists no scores of the checkpoint itself" in error and error.count("\n") == 1
     assert contents(place) == before
+
+
+def test_what_is_there_is_replaced_when_told_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its notes speak of the network before, and no file says whether they were rewritten."""
+    (place / "net.toml").write_text(NOTES)
+    before, words = contents(place), [str(place / "run" / "last.pt"), str(place / "net.pt"), "--licence", "free"]
+    assert pack.main(words) == 2
+    error = capsys.readouterr().err
+    assert "is there already" in error and "--replace" in error and error.count("\n") == 1
+    assert contents(place) == before
+    assert pack.main([*words, "--replace", "--log", str(place / "log.jsonl")]) == 0
+
+
+def test_a_packed_file_is_not_packed_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The curves of its seeds would be lost."""
+    (place / "new.toml").write_text(NOTES)
+    before = contents(place)
+    assert pack.main([str(place / "net.pt"), str(place / "new.pt"), "--licence", "free"]) == 2
+    assert "is packed already" in capsys.readouterr().err and contents(place) == before
+
+
+def test_a_file_for_a_seed_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "net.toml").write_text(NOTES)
+    assert packed(place, "run", "--seeds", place / "first" / "last.pt") == 2
+    assert f"give the folder of the run, --seeds {place / 'first'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["page_of", "learning_curves", "write_json"])
@@ -179,7 +204,18 @@ def test_what_the_page_says_of_packing(place: Path) -> None:
     licence, note = 'a "b" $HOME `c` - it\'s free', "half -x 'y'"
     words = [str(place / "s0" / "last.pt"), str(place / "net.pt"), "--log", str(place / "log.jsonl")]
     assert (
-        pack.main([*words, "--licence", licence, "--note", note, "--seeds", *(str(place / f"s{i}") for i in (1, 2))])
+        pack.main(
+            [
+                *words,
+                "--replace",
+                "--licence",
+                licence,
+                "--note",
+                note,
+                "--seeds",
+                *(str(place / f"s{i}") for i in (1, 2)),
+            ]
+        )
         == 0
     )
     page = (place / "net.md").read_text()

@@ -143,7 +143,8 @@ def scores_of(
         dates = [row["date"] for row in lines if row.get("file") == name and "date" in row]
         row = {key: found[key] for key in FIGURES}
         row |= {key: protocol[key] for key in ("artefact", "engine", "precision", "mode", "images", "name", "dataset")}
-        row |= {"split": protocol["split"], "date": dates[-1] if dates else "", "result": name}
+        row |= {"split": protocol["split"], "inference": protocol.get("inference")}
+        row |= {"date": dates[-1] if dates else "", "result": name}
         row["iou"] = {label: values["iou"] for label, values in found["per_class"].items()}
         row["pixels"] = {label: values["pixels"] for label, values in found["per_class"].items()}
         row |= {} if own_size == list(size) else {"network_size": own_size}
@@ -163,11 +164,11 @@ def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row], sha256: str) -
         if row.get("recipe") == wanted and row.get("precision") == FP32 and row.get("mode") == PLAIN
     ]  # fmt: skip
     for row in sorted(of_recipe, key=lambda row: _rank(row, sha256)):
-        found.setdefault(row["seed"], row["miou"])
-    own, measured = spec.recipe.get("seed"), [row["miou"] for row in plain if row["precision"] == FP32]
+        found.setdefault(row["seed"], {"miou": row["miou"], "result": row["file"]})
+    own, measured = spec.recipe.get("seed"), [row for row in plain if row["precision"] == FP32]
     if own is not None and own not in found and measured:
-        found[own] = measured[0]
-    return [{"seed": seed, "miou": found[seed]} for seed in sorted(found)]
+        found[own] = {key: measured[0][key] for key in ("miou", "result")}
+    return [{"seed": seed, **found[seed]} for seed in sorted(found)]
 
 
 def _rank(row: Row, sha256: str) -> tuple[bool, bool]:

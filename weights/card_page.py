@@ -81,11 +81,11 @@ def _per_class(facts: Row) -> str:
 def _protocol(facts: Row) -> str:
     rows = _plain(facts) or facts["scores"]
     first = rows[0]
-    how = f"{PLAIN}, no flip, in percent," if _plain(facts) else "in percent, in the mode beside it,"
+    how = f"{PLAIN}, no flip, in percent," if _plain(facts) else "in percent, in the mode below,"
     dates = sorted({row["date"] for row in rows if row["date"]})
     files = ", ".join(f"`{row['result']}`" for row in rows)
     text = (
-        f"Every figure is {how} on the {first['images']} images of "
+        f"Every figure here is {how} on the {first['images']} images of "
         f"{first['name'] or first['dataset']} {first['split']}, one confusion matrix over all of them"
         f"{f' ({dates[-1]})' if dates else ''}: {files}."
     )
@@ -104,7 +104,10 @@ def _seeds(facts: Row) -> str:
     if facts["shared_stages"]:
         what += f" of the last {'stage' if _own_stages(facts) == 1 else f'{_own_stages(facts)} stages'}"
         note = " What came before was trained once for all of them, so the spread says nothing of it."
-    return f"{what} on test, fp32: {each}; mean {mean:.2f}, standard deviation {spread:.2f}.{note}"
+    named = {row["result"] for row in _plain(facts)}
+    files = ", ".join(f"`{row['result']}`" for row in seeds if row["result"] not in named)
+    figures = f"{each}; mean {mean:.2f}, standard deviation {spread:.2f}"
+    return f"{what} on test, fp32: {figures}{f' ({files})' if files else ''}.{note}"
 
 
 def _own_stages(facts: Row) -> int:
@@ -116,8 +119,11 @@ def _other_modes(facts: Row) -> list[str]:
     rows = [row for row in facts["scores"] if row["mode"] != PLAIN]
     if not rows:
         return []
-    lines = ["| other modes | mIoU |", "|---|---|"]
-    lines += [f"| {_label(row, facts)}, {_engine(row)}, {row['mode']} | {row['miou']:.2f} |" for row in rows]
+    lines = ["| other modes | mIoU | file |", "|---|---|---|"]
+    lines += [
+        f"| {_label(row, facts)}, {_engine(row)}, {row['mode']} | {row['miou']:.2f} | `{row['result']}` |"
+        for row in rows
+    ]
     return ["\n".join(lines)]
 
 
@@ -156,37 +162,50 @@ def _packing(facts: Row, seeds: list[int]) -> list[str]:
 
 def _repeat(facts: Row) -> str:
     data, file = facts["notes"].get("data", "DATA"), f"weights/{facts['file']}"
-    lines = [f"pspnet evaluate {file} --data {data} --split test"]
+    own = [row for row in facts["scores"] if row["artefact"] == facts["file"]]
+    lines = [_evaluate(row, file, data) for row in sorted(own, key=lambda row: row["mode"] != PLAIN)]
+    lines = lines or [f"pspnet evaluate {file} --data {data} --split test"]
     made = [row for row in facts["scores"] if row["artefact"].endswith(".onnx")]
-    for height, width in sorted(
-        {_size(row, facts) for row in made}, key=lambda size: size != tuple(facts["input_size"])
-    ):
-        kinds = {row["precision"] for row in made if _size(row, facts) == (height, width)}
-        own = (height, width) == tuple(facts["input_size"])
-        folder = "runs/shipped" if own else f"runs/shipped/{height}x{width}"  # every size's file has the same name
-        lines += _conversion(
-            f"{file} --size {height}x{width} --data {data}", folder, kinds, data, facts["notes"].get("calibrate", "")
-        )
+    for size in sorted({_size(row, facts) for row in made}, key=lambda size: size != tuple(facts["input_size"])):
+        height, width = size
+        # Every size's file has the same name.
+        folder = "runs/shipped" if size == tuple(facts["input_size"]) else f"runs/shipped/{height}x{width}"
+        rows = [row for row in made if _size(row, facts) == size]
+        source = f"{file} --size {height}x{width} --data {data}"
+        lines += _conversion(source, folder, rows, data, facts["notes"].get("calibrate", ""))
     layout = "demo/camvid11_tiny" if facts["dataset"].startswith("camvid11") else ""
     about = f"`{data}` is the data in the layout of `{layout}`." if layout else f"`{data}` is {facts['dataset']}."
     lines = [part for line in lines for part in _folded(line)]
     return "\n".join(["```bash", *lines, "```", "", f"{about} docs/datasets.md says where it comes from."])
 
 
-def _conversion(source: str, folder: str, kinds: set[str], data: str, calibrate: str) -> list[str]:
-    """The commands that make and score the ONNX files of these precisions in `folder`; calibrate: flags of INT8."""
+def _conversion(source: str, folder: str, rows: list[Row], data: str, calibrate: str) -> list[str]:
+    """The commands that make and score the ONNX files of `rows` in `folder`; calibrate: flags of INT8."""
+    kinds = {row["precision"] for row in rows}
     half, both = "fp16 (simulated)" in kinds, "int8+fp16 (simulated)" in kinds
+
+    def scored(name: str, precision: str) -> list[str]:
+        return [_evaluate(row, f"{folder}/{name}", data) for row in rows if row["precision"] == precision]
+
     lines = [f"pspnet export {source}{' --fp16' if half else ''} -o {folder}/model.onnx"]
-    if half:
-        lines.append(f"pspnet evaluate {folder}/model.fp16.onnx --data {data} --split test")
+    lines += [*scored("model.onnx", FP32), *scored("model.fp16.onnx", "fp16 (simulated)")]
     if "int8" in kinds or both:
         flags = f"{' ' if calibrate else ''}{calibrate}{' --fp16' if both else ''}"
         lines.append(f"pspnet calibrate {folder}/model.onnx --data {data}{flags}")
-    if "int8" in kinds:
-        lines.append(f"pspnet evaluate {folder}/model.int8.onnx --data {data} --split test")
-    if both:
-        lines.append(f"pspnet evaluate {folder}/model.int8.fp16.onnx --data {data} --split test")
-    return lines
+    return [*lines, *scored("model.int8.onnx", "int8"), *scored("model.int8.fp16.onnx", "int8+fp16 (simulated)")]
+
+
+def _evaluate(row: Row, file: str, data: str) -> str:
+    """The command that measures a row of the tables."""
+    words = ["pspnet", "evaluate", file, "--data", data, "--split", "test"]
+    if row["engine"] != ("torch" if file.endswith(".pt") else "openvino"):
+        words += ["--engine", row["engine"]]
+    how = row.get("inference") or {}
+    if how.get("kind") == "slide":
+        words += ["--mode", "slide", "--crop", "{}x{}".format(*how["crop"]), "--stride", f"{how['stride']:g}"]
+    if how.get("scales", [1]) != [1]:
+        words += ["--scales", ",".join(f"{scale:g}" for scale in how["scales"])]
+    return shlex.join([*words, *(["--flip"] if how.get("flip") else [])])
 
 
 def _size(row: Row, facts: Row) -> tuple[int, int]:

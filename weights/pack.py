@@ -4,6 +4,7 @@ python weights/pack.py runs/mnv2/last.pt weights/NAME.pt --licence "..." --seeds
 python weights/pack.py weights/NAME.pt
 
 The second line writes the card again: NAME.md, NAME.json for `pspnet weights`, and NAME.svg where the file has curves.
+A checkpoint that is there already is replaced with --replace, after weights/NAME.toml was rewritten for the new one.
 What only resuming needs is left out. Every reader casts the weights back to float32. The aux head stays, because
 fine-tuning begins with it. weights/card.py says where a card's facts come from.
 """
@@ -19,15 +20,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.test_log import LOG, later_defaults, recipe_hash, without_seed
+from benchmarks.test_log import LOG, later_defaults, recipe_hash, stage_seeds, without_seed
 from pspnet.checkpoint import read_checkpoint, replace_spec, save_checkpoint
 from pspnet.dataset_held_out import own_rule
 from pspnet.errors import PspnetError
 from pspnet.files import atomic_path, sha256_of, write_json
 from pspnet.learning_curves import Line, learning_curves
 from pspnet.recipe import changed_settings
+from pspnet.shipped import page_sha256
 from pspnet.spec import ModelSpec
-from weights.card import RUN_FILES, facts_of, init_of, notes_of, stages_of
+from weights.card import RUN_FILES, facts_of, init_of, notes_of
 from weights.card_page import page_of
 
 LARGEST_BYTES, LARGEST_SUM = 12_000_000, 24_000_000
@@ -44,13 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument(
         "--seeds", nargs="+", default=[], metavar="RUN", help="folders of the same recipe's other seeds"
     )
+    options.add_argument(
+        "--replace", action="store_true", help="OUTPUT may be there; NAME.toml was rewritten for the new network"
+    )
     options.add_argument("--log", default=str(LOG), help="default docs/results/test_log.jsonl")
     args = options.parse_args(arguments)
     try:
         if args.output:
             card = packed(args)
-        elif args.licence or args.note or args.seeds:
-            raise PspnetError("--licence, --note and --seeds are for packing: give weights/NAME.pt as the second name")
+        elif args.licence or args.note or args.seeds or args.replace:
+            raise PspnetError(
+                "--licence, --note, --seeds and --replace are for packing: give weights/NAME.pt as the second name"
+            )
         else:
             card = write_card(Path(args.checkpoint), Path(args.log))
     except PspnetError as error:
@@ -68,8 +75,18 @@ def packed(args: argparse.Namespace) -> Path:
     """
     if not args.licence:
         raise PspnetError("a shipped checkpoint states the licence of its data: give --licence")
-    notes_of(Path(args.output).with_suffix(".toml"))  # known before anything is written
+    output, toml = Path(args.output), Path(args.output).with_suffix(".toml")
+    notes_of(toml)  # known before anything is written
+    if output.exists() and not args.replace:
+        raise PspnetError(
+            f"{output} is there already, and {toml.name} speaks of that network: rewrite it for the new one (recipe, "
+            "limits, calibrate, labels), then repeat with --replace"
+        )
     spec, raw = read_checkpoint(args.checkpoint)
+    if "histories" in raw:
+        raise PspnetError(
+            f"{args.checkpoint} is packed already: give last.pt of its run, or that file alone to write its card again"
+        )
     if rule := own_rule(spec):
         raise PspnetError(
             f"{args.checkpoint} was trained with --hold-out {rule}, to choose a recipe: ship one that was trained on "
@@ -87,7 +104,6 @@ def packed(args: argparse.Namespace) -> Path:
     seeds = [each["seed"] for each in histories]
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise PspnetError(f"seed {repeated[0]} is given twice: give each seed's run once with --seeds")
-    output = Path(args.output)
     with atomic_path(output) as temporary:
         spec = replace_spec(spec, licence=args.licence, recipe=recipe)
         save_checkpoint(temporary, spec, weights, histories=[each for each in histories if each["rows"]])
@@ -103,6 +119,8 @@ def packed(args: argparse.Namespace) -> Path:
 
 def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
     """PspnetError where a run is no other seed of the recipe that made a checkpoint of `spec`."""
+    if folder.is_file():
+        raise PspnetError(f"{folder} is a file: give the folder of the run, --seeds {folder.parent}")
     other, _ = read_checkpoint(folder / "last.pt")
     if rule := own_rule(other):
         raise PspnetError(
@@ -125,8 +143,8 @@ def history_of(checkpoint: str | Path) -> dict[str, Any]:
     """Seed, seed of every stage and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none
     were kept."""
     spec, raw = read_checkpoint(checkpoint)
-    seeds = [stage["settings"].get("seed") for stage in stages_of(spec.recipe)]
-    return {"seed": spec.recipe.get("seed"), "stage_seeds": seeds, "rows": _rows(Path(checkpoint), spec, raw)}
+    rows = _rows(Path(checkpoint), spec, raw)
+    return {"seed": spec.recipe.get("seed"), "stage_seeds": stage_seeds(spec.recipe), "rows": rows}
 
 
 def _rows(checkpoint: Path, spec: ModelSpec, raw: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,6 +186,7 @@ def write_card(checkpoint: Path, log: Path, file: Path | None = None) -> Path:
     with contextlib.ExitStack() as stack:  # on success, each temporary file takes its place when all are written
         for path, text in texts.items():
             stack.enter_context(atomic_path(path)).write_text(text, encoding="utf-8")
+        facts["page_sha256"] = page_sha256(texts[page])
         write_json(stack.enter_context(atomic_path(checkpoint.with_suffix(".json"))), facts)
     if not histories:
         picture.unlink(missing_ok=True)
