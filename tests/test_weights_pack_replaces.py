@@ -202,22 +202,9 @@ def test_what_the_page_says_of_packing(place: Path) -> None:
         run = replace_spec(spec, recipe={"seed": seed, "made_with": made})
         save_checkpoint(folder / "last.pt", run, model.state_dict(), history=ROWS)
     licence, note = 'a "b" $HOME `c` - it\'s free', "half -x 'y'"
-    words = [str(place / "s0" / "last.pt"), str(place / "net.pt"), "--log", str(place / "log.jsonl")]
-    assert (
-        pack.main(
-            [
-                *words,
-                "--replace",
-                "--licence",
-                licence,
-                "--note",
-                note,
-                "--seeds",
-                *(str(place / f"s{i}") for i in (1, 2)),
-            ]
-        )
-        == 0
-    )
+    words = [str(place / "s0" / "last.pt"), str(place / "net.pt"), "--log", str(place / "log.jsonl"), "--replace"]
+    words += ["--licence", licence, "--note", note, "--seeds", *(str(place / f"s{i}") for i in (1, 2))]
+    assert pack.main(words) == 0
     page = (place / "net.md").read_text()
     lines = page.split("```bash\n")[1].split("```")[0]
     found = [shlex.split(line) for line in lines.replace(" \\\n", "").splitlines() if not line.startswith("#")]
