@@ -237,6 +237,7 @@ ENGINES = {case[0]: case for case in CASES if case[0] in TRIED and case[1] in (O
 def test_the_engines_here_refuse_what_the_lint_says(
     rule: str, target: str, severity: str, bad: onnx.ModelProto, good: Any, tmp_path: Path
 ) -> None:
+    newer = target == ORT and rule in ("opset", "ir-version") and version(onnxruntime) > LINTED_ORT
     if target == ORT and rule in ("opset", "ir-version") and version(onnxruntime) < LINTED_ORT:
         pytest.skip("these limits are those of ONNX Runtime 1.31, which takes more than the one that is installed")
     refused: Callable[[onnx.ModelProto], bool] = (
@@ -244,7 +245,10 @@ def test_the_engines_here_refuse_what_the_lint_says(
     )
     good = relu() if good is RELU else good
     good.ir_version = min(good.ir_version, 13)
-    assert refused(bad) and not refused(good)
+    assert not refused(good)
+    if newer:
+        pytest.skip("these limits are those of ONNX Runtime 1.31, and the one that is installed takes more")
+    assert refused(bad)
 
 
 def test_tables_name_real_operators() -> None:
