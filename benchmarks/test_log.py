@@ -31,7 +31,7 @@ PLAIN = "whole image, single scale"
 BEGUN = "begun"
 """The state of a line that was written before its run; lines of finished runs have none."""
 
-NOT_THE_RECIPE = {"seed", "note", *NOT_PART_OF_THE_RESULT}
+NOT_THE_RECIPE = {"seed", "averaged", "note", *NOT_PART_OF_THE_RESULT}
 FIRST_SETTINGS = {
     "epochs", "batch", "crop", "lr", "head_lr", "optimizer", "momentum", "weight_decay", "decay_norm", "schedule",
     "power", "min_lr", "warmup", "loss", "ohem_threshold", "ohem_keep", "focal_gamma", "class_weights",

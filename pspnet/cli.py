@@ -29,8 +29,8 @@ EXTRAS = {
 
 
 INPUTS = (
-    "artefact", "artefacts", "checkpoint", "model", "sources", "source", "init", "weights", "benches", "teacher",
-    "data", "unlabelled", "config", "list", "mask", "folder",
+    "artefact", "artefacts", "checkpoint", "checkpoints", "model", "sources", "source", "init", "weights", "benches",
+    "teacher", "data", "unlabelled", "config", "list", "mask", "folder",
 )  # fmt: skip
 ADVICE = {
     errno.ENAMETOOLONG: "Give it a shorter name",
@@ -180,6 +180,7 @@ def parser() -> argparse.ArgumentParser:
     training_arguments.add_train(verbs)
     training_arguments.add_evaluate(verbs)
     training_arguments.add_prune(verbs)
+    training_arguments.add_average(verbs)
     training_arguments.add_weights(verbs)
     artefact_arguments.add_export(verbs)
     artefact_arguments.add_verify(verbs)

@@ -1,4 +1,4 @@
-"""What `pspnet prune` does, and what a teacher adds to `pspnet train`; everything heavy is imported inside."""
+"""What `pspnet prune`, `average` and the teacher of `train` do; everything heavy is imported inside."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def prune(args: argparse.Namespace) -> None:
     )
     if args.json:
         write_json(args.json, facts)
+
+
+def average(args: argparse.Namespace) -> None:
+    """Write the mean of several runs' weights."""
+    from pspnet.average import average as run
+
+    seeds = run(args.checkpoints, args.output)
+    print(
+        f"{args.output}: the mean of {counted(len(seeds), 'run')}, seeds {', '.join(map(str, seeds))}; score it: "
+        f"pspnet evaluate {args.output} --data DIR"
+    )
 
 
 def check_distillation(args: argparse.Namespace) -> dict[str, Any]:

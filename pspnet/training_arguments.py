@@ -79,6 +79,13 @@ def _add_distillation(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--unlabelled-every", type=int, default=None, help="which frames of a clip (default each 10th)")
 
 
+def add_average(verbs: argparse._SubParsersAction) -> None:
+    """`pspnet average`."""
+    verb = verbs.add_parser("average", help="the mean of runs that differ in their seed and began with one checkpoint")
+    verb.add_argument("checkpoints", nargs="+", help="last.pt of each run")
+    verb.add_argument("-o", "--output", default="averaged.pt", help="default averaged.pt")
+
+
 def add_prune(verbs: argparse._SubParsersAction) -> None:
     """`pspnet prune`."""
     verb = verbs.add_parser("prune", help="remove the least important channels of a checkpoint; then train --init")

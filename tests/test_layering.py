@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pspnet", "export", "calibration", "runtime")
 WITH_TORCH = {
-    "backbone", "batch_norm", "checkpoint", "class_weights", "cpu_training", "distill", "distributed", "ema",
+    "average", "backbone", "batch_norm", "checkpoint", "class_weights", "cpu_training", "distill", "distributed", "ema",
     "foreign_weights", "initialise", "loader", "losses", "model", "narrow", "prune", "run_log", "schedule",
     "torch_file", "train", "train_run", "train_state", "train_step", "transforms",
 }  # fmt: skip

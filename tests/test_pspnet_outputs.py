@@ -149,6 +149,7 @@ OPTIONS = {
     "doctor --data {camvid}": {"--json": "file", "-o": "either"},
     "report bench.json": {"-o": "file"},
     "prune m.pt": {"--json": "file", "-o": "file"},
+    "average m.pt m.pt": {"-o": "file"},
     "train --data {camvid} -o run": {"--json": "file"},
     "train --data {camvid}": {"-o": "folder"},
     "run m.onnx {camvid}/val/images": {"--json": "file", "--jsonl": "file", "--video": "file", "-o": "empty"},

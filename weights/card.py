@@ -70,7 +70,7 @@ def facts_of(checkpoint: Path, log: Path = LOG, packed: Path | None = None) -> R
         "parameters": sum(trained) - sum(v.ndim == 0 for v in raw["model"].values()),
         "stages": stages_of(spec.recipe), "commands": commands_of(spec.recipe, checkpoint.stem, notes),
         "commit": spec.recipe.get("made_with", {}).get("commit", ""), "note": spec.recipe.get("note", ""),
-        "shared_stages": shared_stages(raw.get("histories", [])),
+        "averaged": spec.recipe.get("averaged", []), "shared_stages": shared_stages(raw.get("histories", [])),
         "seeds": seeds_of(spec, lines, plain, sha256), "test": _headline(plain), "precisions": _precisions(plain),
         "scores": scores, "histories": raw.get("histories", []), "notes": notes,
     }  # fmt: skip
@@ -156,12 +156,13 @@ def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row], sha256: str) -
     """Test mIoU in float32 of every seed of this recipe that the log has, this checkpoint's own among them.
 
     The own figure is of the very file where that was measured, and that of another seed of the checkpoint, not of what
-    was made from it.
+    was made from it. Of an average of several, those of the runs that it was made of.
     """
     wanted, found = recipe_hash(spec), {}
     of_recipe = [
         row for row in lines
         if row.get("recipe") == wanted and row.get("precision") == FP32 and row.get("mode") == PLAIN
+        and row.get("seed") in spec.recipe.get("averaged", [row.get("seed")]) and row.get("seed") is not None
     ]  # fmt: skip
     for row in sorted(of_recipe, key=lambda row: _rank(row, sha256)):
         found.setdefault(row["seed"], {"miou": row["miou"], "result": row["file"]})
@@ -228,7 +229,8 @@ def commands_of(recipe: Row, name: str, notes: Row) -> list[str]:
             init = Path(f"runs/{name}-stage{number}", init.name)
             words[number] = _with_init(following, init.as_posix())
         outputs.append(init.parent.as_posix())
-    return [shlex.join([*each, "-o", output]) for each, output in zip(words, [*outputs, f"runs/{name}"], strict=True)]
+    last = f"runs/{name}" + "".join(f"-seed{seed}" for seed in chain[-1].get("averaged", [])[:1])
+    return [shlex.join([*each, "-o", output]) for each, output in zip(words, [*outputs, last], strict=True)]
 
 
 def init_of(words: list[str]) -> str:

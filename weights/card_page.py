@@ -95,15 +95,18 @@ def _protocol(facts: Row) -> str:
 
 
 def _seeds(facts: Row) -> str:
-    seeds = facts["seeds"]
+    seeds, averaged = facts["seeds"], facts.get("averaged", [])
+    mean_of = f"The weights are the mean of {counted(len(averaged), 'run')}"
     if len(seeds) < 2:
-        return "One seed: the spread between seeds was not measured."
+        return f"{mean_of if averaged else 'One seed'}: the spread between seeds was not measured."
     mean, spread = spread_of(seeds)
     each = ", ".join(f"seed {row['seed']} {row['miou']:.2f}" for row in seeds)
     what, note = f"{len(seeds)} seeds", ""
     if facts["shared_stages"]:
         what += f" of the last {'stage' if _own_stages(facts) == 1 else f'{_own_stages(facts)} stages'}"
         note = " What came before was trained once for all of them, so the spread says nothing of it."
+    if averaged:
+        what = f"{mean_of}. Alone, these {what}"
     named = {row["result"] for row in _plain(facts)}
     files = ", ".join(f"`{row['result']}`" for row in seeds if row["result"] not in named)
     figures = f"{each}; mean {mean:.2f}, standard deviation {spread:.2f}"
@@ -150,13 +153,20 @@ def _recipe(facts: Row, seeds: list[int]) -> list[str]:
 def _packing(facts: Row, seeds: list[int]) -> list[str]:
     """The lines that pack the run that the commands end with, and before them what the other seeds' runs are."""
     run = f"runs/{Path(facts['file']).stem}"
-    words = ["python", "weights/pack.py", f"{run}/last.pt", f"weights/{facts['file']}", "--licence", facts["licence"]]
+    averaged = facts.get("averaged", [])
+    last = f"{run}.pt" if averaged else f"{run}/last.pt"
+    words = ["python", "weights/pack.py", last, f"weights/{facts['file']}", "--licence", facts["licence"]]
     words += ["--note", facts["note"]] if facts["note"] else []
     words += ["--seeds", *(f"{run}-seed{seed}" for seed in seeds)] if seeds else []
     again, where = "all of them", "in other folders, the last -o"
     if facts["shared_stages"]:
         again, where = ("the last one", "-o") if _own_stages(facts) == 1 else (f"the last {_own_stages(facts)}", where)
-    repeats = [f"# {again} again with --seed {seed}, {where} {run}-seed{seed}" for seed in seeds]
+    repeats = [
+        f"# {again} again with --seed {seed}, {where} {run}-seed{seed}" for seed in seeds if seed not in averaged[:1]
+    ]
+    if averaged:
+        runs = [f"{run}-seed{seed}/last.pt" for seed in averaged]
+        repeats += _folded(shlex.join(["pspnet", "average", *runs, "-o", last]))
     return [*repeats, *_folded(shlex.join(words))]
 
 

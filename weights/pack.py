@@ -141,7 +141,7 @@ def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
 
 def history_of(checkpoint: str | Path) -> dict[str, Any]:
     """Seed, seed of every stage and rows of metrics.csv of a run, from a checkpoint in its folder; no rows where none
-    were kept."""
+    were kept, none for an average of several runs."""
     spec, raw = read_checkpoint(checkpoint)
     rows = _rows(Path(checkpoint), spec, raw)
     return {"seed": spec.recipe.get("seed"), "stage_seeds": stage_seeds(spec.recipe), "rows": rows}
@@ -150,6 +150,8 @@ def history_of(checkpoint: str | Path) -> dict[str, Any]:
 def _rows(checkpoint: Path, spec: ModelSpec, raw: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the run of a checkpoint that was read, behind those of the training that it began with, where that is
     still in its place."""
+    if "averaged" in spec.recipe:
+        return []
     beside = checkpoint.with_name("last.pt")
     if "history" not in raw and beside.is_file():
         _, raw = read_checkpoint(beside)
