@@ -34,11 +34,14 @@ def average(checkpoints: Sequence[str | Path], output: str | Path) -> list[int]:
     seeds = [spec.recipe["seed"] for spec in specs]
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise PspnetError(f"seed {repeated[0]} is given twice: give one checkpoint of each run")
-    for path, (spec, raw) in zip(checkpoints, read, strict=True):
+    pictures = [raw.get("pictures", {}) for _, raw in read]
+    for path, found, (spec, raw) in zip(checkpoints, pictures, read, strict=True):
+        if found != pictures[0]:
+            raise PspnetError(f"{path} was trained on other pictures than {checkpoints[0]}: average runs on the same")
         model_from_state(spec, raw["model"], path)  # refuses weights that are damaged
     recipe = {name: value for name, value in specs[0].recipe.items() if name != "seed"} | {"averaged": seeds}
     spec = replace_spec(specs[0], recipe=recipe, metrics={})
-    save_checkpoint(output, spec, mean_of([raw["model"] for _, raw in read]))
+    save_checkpoint(output, spec, mean_of([raw["model"] for _, raw in read]), pictures=pictures[0])
     return seeds
 
 

@@ -21,7 +21,7 @@ COMMAND = {"command": "pspnet train --data d --init runs/before/last.pt --seed 0
 ONE_ULP = 1.2e-7  # the mean is summed in float64 and rounded to float32 once
 
 
-def save_run(path: Path, number: int, noise: float = 1.0, **changes: Any) -> Path:
+def save_run(path: Path, number: int, noise: float = 1.0, pictures: int = 9, **changes: Any) -> Path:
     """A run's last.pt: the same network with its own weights, statistics of batch norm and number of steps.
 
     changes: of its recipe, whose seed is `number`; None leaves a setting out.
@@ -35,7 +35,8 @@ def save_run(path: Path, number: int, noise: float = 1.0, **changes: Any) -> Pat
         for name, value in model.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, spec, state, history=[{"miou": 1.0 + number}, {"miou": 2.0}])
+    history = [{"miou": 1.0 + number}, {"miou": 2.0}]
+    save_checkpoint(path, spec, state, history=history, pictures={"count": pictures})
     return path
 
 
@@ -83,6 +84,7 @@ def test_halves_are_summed_wider(runs: list[Path], tmp_path: Path) -> None:
         ({"seed": 0}, "seed 0 is given twice"),
         ({"seed": None}, "does not say with which seed"),
         ({"noise": float("nan")}, "holds NaN or infinity"),
+        ({"pictures": 8}, "was trained on other pictures"),
     ],
 )
 def test_what_has_no_mean(

@@ -98,6 +98,16 @@ def test_a_packed_file_is_not_packed_again(place: Path, capsys: pytest.CaptureFi
     assert "is packed already" in capsys.readouterr().err and contents(place) == before
 
 
+def test_a_seed_on_other_pictures_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "net.toml").write_text(NOTES)
+    for name, count in (("run", 9), ("fewer", 8)):
+        spec, model = random_model("mobilenet_v2", 16, (96, 128), recipe={"seed": count, "lr": 0.2}, licence="free")
+        (place / name).mkdir(exist_ok=True)
+        save_checkpoint(place / name / "last.pt", spec, model.state_dict(), history=ROWS, pictures={"count": count})
+    assert packed(place, "run", "--seeds", place / "fewer") == 2
+    assert "was trained on other pictures" in capsys.readouterr().err
+
+
 def test_a_file_for_a_seed_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "net.toml").write_text(NOTES)
     assert packed(place, "run", "--seeds", place / "first" / "last.pt") == 2

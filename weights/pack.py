@@ -98,7 +98,7 @@ def packed(args: argparse.Namespace) -> Path:
         for name, value in raw["model"].items()
     }
     for folder in args.seeds:
-        check_seed(Path(folder), spec, args.checkpoint)
+        check_seed(Path(folder), spec, args.checkpoint, raw.get("pictures"))
     runs = [args.checkpoint, *(str(Path(folder, "last.pt")) for folder in args.seeds)]
     histories = [history_of(run) for run in runs]
     seeds = [each["seed"] for each in histories]
@@ -117,15 +117,19 @@ def packed(args: argparse.Namespace) -> Path:
         return write_card(output, Path(args.log), temporary)
 
 
-def check_seed(folder: Path, spec: ModelSpec, checkpoint: str) -> None:
-    """PspnetError where a run is no other seed of the recipe that made a checkpoint of `spec`."""
+def check_seed(folder: Path, spec: ModelSpec, checkpoint: str, pictures: Any = None) -> None:
+    """PspnetError where a run is no other seed of the recipe that made a checkpoint of `spec` from `pictures`."""
     if folder.is_file():
         raise PspnetError(f"{folder} is a file: give the folder of the run, --seeds {folder.parent}")
-    other, _ = read_checkpoint(folder / "last.pt")
+    other, raw = read_checkpoint(folder / "last.pt")
     if rule := own_rule(other):
         raise PspnetError(
             f"{folder} was trained with --hold-out {rule}, to choose a recipe: give runs that were trained on "
             "everything with --seeds"
+        )
+    if pictures and raw.get("pictures", pictures) != pictures:  # runs from before these were kept do not say
+        raise PspnetError(
+            f"{folder} was trained on other pictures than {checkpoint}: give runs on the same with --seeds"
         )
     if recipe_hash(other) == recipe_hash(spec):
         return
