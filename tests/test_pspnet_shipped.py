@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.test_log import LOG, PLAIN, read_log
 from pspnet import shipped
 from pspnet.cli import main
 from tests.nets import ROOT
@@ -37,8 +38,9 @@ def listed(folder: Path | None, capsys: pytest.CaptureFixture[str], code: int = 
 def test_what_is_shipped_fits_its_cards(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out, _ = listed(None, capsys)
     page = (ROOT / "weights" / f"{NAME}.md").read_text()
-    scores = json.loads((ROOT / "docs" / "results" / f"test-{NAME}-fp32-torch-2.json").read_text())
     digest = hashlib.sha256((ROOT / "weights" / f"{NAME}.pt").read_bytes()).hexdigest()
+    lines = [row for row in read_log(LOG) if row.get("sha256") == digest and row.get("mode", PLAIN) == PLAIN]
+    scores = json.loads((ROOT / lines[0]["file"]).read_text())
     assert digest in page and f"sha256    {digest}, as its card says" in out
     assert f"mIoU {scores['miou']:.2f} (torch, fp32" in out
     assert "233 images of camvid11-segnet-360x480 test, whole image, single scale" in out
