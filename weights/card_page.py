@@ -146,7 +146,8 @@ def _recipe(facts: Row, seeds: list[int]) -> list[str]:
     if commands:
         parts.append("\n".join(["```bash", *commands, "```"]))
     if facts["commit"]:
-        parts.append(f"Code: commit `{facts['commit']}`.")
+        what = "Code of the training" if facts.get("averaged") else "Code"
+        parts.append(f"{what}: commit `{facts['commit']}`.")
     return parts
 
 
@@ -281,10 +282,10 @@ def _folded(command: str) -> list[str]:
 
 
 def _parts(command: str) -> list[str]:
-    """The words of a command as they are written, with their quotes, each flag with the values behind it."""
+    """The words of a command as they are written, with their quotes, each flag with the values that fit behind it."""
     parts: list[str] = []
     for word in SHELL_WORD.findall(command):
-        if parts and not word.startswith("-"):
+        if parts and not word.startswith("-") and len(parts[-1]) + len(word) + 5 < WIDTH:
             parts[-1] += f" {word}"
         else:
             parts.append(word)
