@@ -14,6 +14,7 @@ from pspnet.checkpoint import model_from_state, read_checkpoint, replace_spec, s
 from pspnet.errors import PspnetError
 from pspnet.recipe import NOT_PART_OF_THE_RESULT, changed_settings
 from pspnet.spec import ModelSpec
+from pspnet.wording import counted
 
 MAY_DIFFER = ("seed", *NOT_PART_OF_THE_RESULT)
 
@@ -29,19 +30,23 @@ def average(checkpoints: Sequence[str | Path], output: str | Path) -> list[int]:
         raise PspnetError(f"one checkpoint, {checkpoints[0]}, has no average: give two or more of one recipe")
     read = [read_checkpoint(path) for path in checkpoints]
     specs = [spec for spec, _ in read]
-    for path, spec in zip(checkpoints, specs, strict=True):
+    for path, (spec, raw) in zip(checkpoints, read, strict=True):
         _check(path, spec, checkpoints[0], specs[0])
+        _check_finished(path, spec, raw)
     seeds = [spec.recipe["seed"] for spec in specs]
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
-        raise PspnetError(f"seed {repeated[0]} is given twice: give one checkpoint of each run")
-    pictures = [raw.get("pictures", {}) for _, raw in read]
-    for path, found, (spec, raw) in zip(checkpoints, pictures, read, strict=True):
-        if found != pictures[0]:
+        path = checkpoints[len(seeds) - 1 - seeds[::-1].index(repeated[0])]
+        raise PspnetError(f"{path} is of seed {repeated[0]}, which is given twice: give one checkpoint of each run")
+    pictures: dict[str, Any] = next((raw["pictures"] for _, raw in read if raw.get("pictures")), {})
+    for path, (spec, raw) in zip(checkpoints, read, strict=True):
+        if raw.get("pictures", pictures) != pictures:  # best.pt does not say
             raise PspnetError(f"{path} was trained on other pictures than {checkpoints[0]}: average runs on the same")
         model_from_state(spec, raw["model"], path)  # refuses weights that are damaged
+        if odd := sorted(raw["model"].keys() ^ read[0][1]["model"].keys()):
+            raise PspnetError(f"{path} and {checkpoints[0]} do not both hold {odd[0]}: one of them is damaged")
     recipe = {name: value for name, value in specs[0].recipe.items() if name != "seed"} | {"averaged": seeds}
     spec = replace_spec(specs[0], recipe=recipe, metrics={})
-    save_checkpoint(output, spec, mean_of([raw["model"] for _, raw in read]), pictures=pictures[0])
+    save_checkpoint(output, spec, mean_of([raw["model"] for _, raw in read]), pictures=pictures)
     return seeds
 
 
@@ -58,14 +63,17 @@ def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _check(path: str | Path, spec: ModelSpec, first_path: str | Path, first: ModelSpec) -> None:
     """PspnetError where a checkpoint cannot be averaged with the first one."""
     if "seed" not in spec.recipe:
-        raise PspnetError(f"{path} does not say with which seed it was trained: give last.pt or best.pt of runs")
+        what = "is an average already" if "averaged" in spec.recipe else "does not say with which seed it was trained"
+        raise PspnetError(f"{path} {what}: give last.pt or best.pt of runs")
     if "init" not in spec.recipe:
         raise PspnetError(
             f"{path} began with heads of its own, so no channel of its heads means what it means in another run: "
             "average runs that began with one checkpoint, `pspnet train --init last.pt`"
         )
     recipes = [{k: v for k, v in each.recipe.items() if k not in MAY_DIFFER} for each in (first, spec)]
-    if "init_recipe" in recipes[0] and recipes[0].pop("init_recipe") != recipes[1].pop("init_recipe", None):
+    hashes = {each.recipe.get("made_with", {}).get("init_sha256") for each in (first, spec)} - {None}
+    starts = [each.pop("init_recipe", None) for each in recipes]
+    if len(hashes) > 1 or starts[0] != starts[1]:
         raise PspnetError(f"{path} and {first_path} did not begin with the same checkpoint: train both from one")
     fields: list[dict[str, Any]] = [dataclasses.asdict(replace_spec(s, recipe={}, metrics={})) for s in (first, spec)]
     names = {*recipes[0], *recipes[1]}
@@ -73,4 +81,13 @@ def _check(path: str | Path, spec: ModelSpec, first_path: str | Path, first: Mod
     if changed := changed + changed_settings(*fields):
         raise PspnetError(
             f"{path} is no other seed of {first_path} ({changed[0]}): average runs of one command with other --seed"
+        )
+
+
+def _check_finished(path: str | Path, spec: ModelSpec, raw: dict[str, Any]) -> None:
+    """PspnetError for last.pt of a run that was stopped; one with --patience may have ended by itself."""
+    wanted, done = spec.recipe.get("epochs"), len(raw.get("history", []))
+    if "progress" in raw and wanted and done < wanted and not spec.recipe.get("patience"):
+        raise PspnetError(
+            f"{path} is after {done} of {counted(wanted, 'epoch')}: finish the run with its command and --resume"
         )

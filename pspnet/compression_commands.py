@@ -21,6 +21,7 @@ def prune(args: argparse.Namespace) -> None:
     """Write the pruned checkpoint and print what it costs."""
     from pspnet.prune import prune as run
 
+    _check_name(args.output)
     facts = run(args.checkpoint, args.output, args.macs, args.method)
     (before, after), (weights_before, weights) = facts["multiply_adds"], facts["parameters"]
     height, width = facts["input_size"]
@@ -37,11 +38,17 @@ def average(args: argparse.Namespace) -> None:
     """Write the mean of several runs' weights."""
     from pspnet.average import average as run
 
+    _check_name(args.output)
     seeds = run(args.checkpoints, args.output)
     print(
         f"{args.output}: the mean of {counted(len(seeds), 'run')}, seeds {', '.join(map(str, seeds))}; score it: "
         f"pspnet evaluate {args.output} --data DIR"
     )
+
+
+def _check_name(output: str) -> None:
+    if Path(output).suffix != ".pt":
+        raise PspnetError(f"output {output} must end in .pt, by which every command knows what it is. Change -o")
 
 
 def check_distillation(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from pspnet.files import sha256_of
 from pspnet.wording import own_version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,12 +19,14 @@ ANSWER_S = 20.0
 
 
 def made_with(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run notes of itself: its command, and version and commit of the code.
+    """What a run notes of itself: its command, version and commit of the code, and the SHA-256 of --init's file.
 
     args: of a verb, as `cli.main` parsed it. The command is without the output's place, and names a file of another
     folder by its name alone: a checkpoint is handed around.
     """
-    return {"command": command_of(args), "version": own_version(), "commit": commit_of(ROOT)}
+    init = getattr(args, "init", None)
+    begun = {"init_sha256": sha256_of(init)} if init else {}
+    return {"command": command_of(args), "version": own_version(), "commit": commit_of(ROOT), **begun}
 
 
 def command_of(args: argparse.Namespace) -> str:

@@ -30,6 +30,7 @@ def test_commands_are_taken_by_the_parser(page: Path) -> None:
         verb = shlex.split(line)[1:]
         if len(verb) == 1 and verb[0] in (
             "train",
+            "average",
             "export",
             "calibrate",
             "build",

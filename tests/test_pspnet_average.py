@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pspnet.checkpoint import load_model, read_checkpoint, save_checkpoint
+from pspnet.checkpoint import load_model, read_checkpoint, replace_spec, save_checkpoint
 from pspnet.cli import main
 from tests.nets import random_model
 from tests.score_files import NOTES, measure
@@ -17,7 +17,7 @@ from weights import pack
 
 SIZE = (96, 128)
 START: dict[str, Any] = {"lr": 0.3, "seed": 0, "made_with": {"command": "pspnet train --data d"}}
-COMMAND = {"command": "pspnet train --data d --init runs/before/last.pt --seed 0"}
+COMMAND = {"command": "pspnet train --data d --init runs/before/last.pt --seed 0", "init_sha256": "a"}
 ONE_ULP = 1.2e-7  # the mean is summed in float64 and rounded to float32 once
 
 
@@ -81,7 +81,9 @@ def test_halves_are_summed_wider(runs: list[Path], tmp_path: Path) -> None:
         ({"init": None, "init_recipe": None}, "began with heads of its own"),
         ({"init_recipe": START | {"seed": 1}}, "did not begin with the same checkpoint"),
         ({"lr": 0.1}, "is no other seed of"),
-        ({"seed": 0}, "seed 0 is given twice"),
+        ({"made_with": COMMAND | {"init_sha256": "b"}}, "did not begin with the same checkpoint"),
+        ({"averaged": [0, 1], "seed": None}, "is an average already"),
+        ({"seed": 0}, "is of seed 0, which is given twice"),
         ({"seed": None}, "does not say with which seed"),
         ({"noise": float("nan")}, "holds NaN or infinity"),
         ({"pictures": 8}, "was trained on other pictures"),
@@ -95,6 +97,55 @@ def test_what_has_no_mean(
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "mean.pt").exists()
+
+
+def test_a_run_that_was_stopped_is_no_part_unless_it_may_end_by_itself(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for patience, code in ((0, 2), (5, 0)):
+        for path in runs:
+            spec, raw = read_checkpoint(path)
+            spec = replace_spec(spec, recipe={**spec.recipe, "epochs": 3, "patience": patience})
+            save_checkpoint(path, spec, raw["model"], history=raw["history"], progress={"step": 0})
+        assert averaged(*runs, "-o", tmp_path / "mean.pt") == code
+    assert "last.pt is after 2 of 3 epochs: finish the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_tensor_that_is_gone(
+    damaged: int, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, raw = read_checkpoint(runs[damaged])
+    gone = "backbone.early.0.1.num_batches_tracked"
+    save_checkpoint(runs[damaged], spec, {k: v for k, v in raw["model"].items() if k != gone})
+    assert averaged(*runs, "-o", tmp_path / "mean.pt") == 2
+    assert f"do not both hold {gone}" in capsys.readouterr().err
+
+
+def test_the_output_is_named_as_a_checkpoint(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.md").write_text("kept")
+    assert averaged(*runs, "-o", tmp_path / "notes.md") == 2
+    assert main(["prune", str(runs[0]), "-o", str(tmp_path / "notes.md")]) == 2
+    assert capsys.readouterr().err.count("must end in .pt") == 2
+    assert (tmp_path / "notes.md").read_text() == "kept"
+
+
+def test_an_average_is_packed_with_its_own_parts(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.toml").write_text(NOTES)
+    assert averaged(*runs[:2], "-o", tmp_path / "mean.pt") == 0
+    words = [str(tmp_path / "mean.pt"), str(tmp_path / "net.pt"), "--licence", "free"]
+    folders = [str(run.parent) for run in runs]
+    for seeds in ([], ["--seeds", folders[0]], ["--seeds", *folders]):
+        assert pack.main([*words, *seeds]) == 2
+        assert "is the mean of the runs of seeds 0, 1, and --seeds gives" in capsys.readouterr().err
+    assert averaged(*runs, "-o", tmp_path / "other" / "last.pt") == 0
+    assert pack.main([str(runs[0]), *words[1:], "--seeds", str(tmp_path / "other")]) == 2
+    assert "which is no seed" in capsys.readouterr().err
+    assert not (tmp_path / "net.pt").exists()
 
 
 def test_one_checkpoint_and_the_input_as_output(
@@ -131,7 +182,7 @@ def test_the_card_of_an_average(runs: list[Path], tmp_path: Path) -> None:
     names = " ".join(f"runs/net-seed{seed}/last.pt" for seed in (0, 1, 2))
     assert lines[4] == f"pspnet average {names} -o runs/net.pt"
     assert lines[5].startswith(
-        "python weights/pack.py runs/net.pt weights/net.pt --licence free --seeds runs/net-seed0"
+        "python weights/pack.py runs/net.pt weights/net.pt --licence free --replace --seeds runs/net-seed0"
     )
     curves = [each["seed"] for each in read_checkpoint(tmp_path / "net.pt")[1]["histories"]]
     assert curves == [0, 1, 2]

@@ -220,7 +220,7 @@ def test_what_the_page_says_of_packing(place: Path) -> None:
     found = [shlex.split(line) for line in lines.replace(" \\\n", "").splitlines() if not line.startswith("#")]
     assert found[0] == ["pspnet", "train", "--data", "d", "--seed", "0", "-o", "runs/net"]
     assert found[1] == [
-        "python", "weights/pack.py", "runs/net/last.pt", "weights/net.pt", "--licence", licence, "--note", note,
-        "--seeds", "runs/net-seed1", "runs/net-seed2",
+        "python", "weights/pack.py", "runs/net/last.pt", "weights/net.pt", "--licence", licence, "--replace",
+        "--note", note, "--seeds", "runs/net-seed1", "runs/net-seed2",
     ]  # fmt: skip
     assert len(found) == 2 and "--seed 1, in other folders, the last -o runs/net-seed1" in lines

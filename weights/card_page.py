@@ -146,7 +146,7 @@ def _recipe(facts: Row, seeds: list[int]) -> list[str]:
     if commands:
         parts.append("\n".join(["```bash", *commands, "```"]))
     if facts["commit"]:
-        what = "Code of the training" if facts.get("averaged") else "Code"
+        what = "Code of the last stage" if len(facts["stages"]) > 1 else "Code"
         parts.append(f"{what}: commit `{facts['commit']}`.")
     return parts
 
@@ -157,7 +157,7 @@ def _packing(facts: Row, seeds: list[int]) -> list[str]:
     averaged = facts.get("averaged", [])
     last = f"{run}.pt" if averaged else f"{run}/last.pt"
     words = ["python", "weights/pack.py", last, f"weights/{facts['file']}", "--licence", facts["licence"]]
-    words += ["--note", facts["note"]] if facts["note"] else []
+    words += ["--replace", *(["--note", facts["note"]] if facts["note"] else [])]  # a clone has the file
     words += ["--seeds", *(f"{run}-seed{seed}" for seed in seeds)] if seeds else []
     again, where = "all of them", "in other folders, the last -o"
     if facts["shared_stages"]:

@@ -99,6 +99,7 @@ def packed(args: argparse.Namespace) -> Path:
     }
     for folder in args.seeds:
         check_seed(Path(folder), spec, args.checkpoint, raw.get("pictures"))
+    check_parts(spec.recipe.get("averaged", []), args)
     runs = [args.checkpoint, *(str(Path(folder, "last.pt")) for folder in args.seeds)]
     histories = [history_of(run) for run in runs]
     seeds = [each["seed"] for each in histories]
@@ -117,11 +118,23 @@ def packed(args: argparse.Namespace) -> Path:
         return write_card(output, Path(args.log), temporary)
 
 
+def check_parts(averaged: list[int], args: argparse.Namespace) -> None:
+    """PspnetError where an average is not packed with the very runs that it is the mean of."""
+    given = [read_checkpoint(Path(folder, "last.pt"))[0].recipe.get("seed") for folder in args.seeds]
+    if averaged and sorted(given, key=str) != sorted(averaged, key=str):
+        raise PspnetError(
+            f"{args.checkpoint} is the mean of the runs of seeds {', '.join(map(str, averaged))}, and --seeds gives "
+            f"{', '.join(map(str, given)) or 'none'}: give the folders of all of these, and of no other"
+        )
+
+
 def check_seed(folder: Path, spec: ModelSpec, checkpoint: str, pictures: Any = None) -> None:
     """PspnetError where a run is no other seed of the recipe that made a checkpoint of `spec` from `pictures`."""
     if folder.is_file():
         raise PspnetError(f"{folder} is a file: give the folder of the run, --seeds {folder.parent}")
     other, raw = read_checkpoint(folder / "last.pt")
+    if "averaged" in other.recipe:
+        raise PspnetError(f"{folder} holds an average of several runs, which is no seed: leave it out of --seeds")
     if rule := own_rule(other):
         raise PspnetError(
             f"{folder} was trained with --hold-out {rule}, to choose a recipe: give runs that were trained on "
