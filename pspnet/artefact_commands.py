@@ -12,7 +12,7 @@ from pathlib import Path
 from pspnet.artefact_arguments import NOT_OF_RERANK, NOT_OF_TABLE
 from pspnet.errors import PspnetError
 from pspnet.files import write_json
-from pspnet.outputs import check_outputs
+from pspnet.outputs import check_outputs, check_suffix
 from pspnet.spec import size_from_text
 
 PROOF_PICTURES = 8
@@ -34,7 +34,7 @@ def export(args: argparse.Namespace) -> None:
     if not args.checkpoint:
         raise PspnetError("export needs a checkpoint: pspnet export best.pt (only --sizes goes without one)")
     output = args.output or "model.onnx"
-    _check_onnx_name(output)
+    check_suffix(output, ".onnx")
     _check_proof_pictures(args)
     written = [output, half_path(output)] if args.fp16 else [output]
     check_outputs(filter(None, [args.checkpoint, args.data]), [*written, *filter(None, [args.json])])
@@ -102,7 +102,7 @@ def calibrate(args: argparse.Namespace) -> None:
     if not model.is_file():
         raise PspnetError(f"{model} is no file: give the ONNX file that `pspnet export` wrote")
     output = Path(args.output) if args.output else model.with_suffix(".int8.onnx")
-    _check_onnx_name(output)
+    check_suffix(output, ".onnx")
     if args.engine in ("torch", "tensorrt"):
         raise PspnetError(f"calibrate compares ONNX files, which --engine {args.engine} does not run: leave it out")
     if args.rerank:
@@ -170,11 +170,6 @@ def _check_absent(args: argparse.Namespace, names: Sequence[str], reason: str) -
     if stray := next((name for name in names if getattr(args, name) != args.unset[name]), None):
         flag = "no-check" if stray == "check" and not args.check else stray.replace("_", "-")
         raise PspnetError(f"{reason}: leave out --{flag}")
-
-
-def _check_onnx_name(output: str | Path) -> None:
-    if Path(output).suffix != ".onnx":
-        raise PspnetError(f"output {output} must end in .onnx, by which every command knows what it is. Change -o")
 
 
 def _engines(text: str, paths: tuple[Path, Path]) -> list[str]:

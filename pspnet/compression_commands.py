@@ -9,6 +9,7 @@ from typing import Any
 
 from pspnet.errors import PspnetError
 from pspnet.files import sha256_of, write_json
+from pspnet.outputs import check_suffix
 from pspnet.wording import counted
 
 DISTILLATION = {"distill_weight": 3.0, "distill_temperature": 4.0, "distill_features": 0.0, "unlabelled_every": 10}
@@ -21,7 +22,7 @@ def prune(args: argparse.Namespace) -> None:
     """Write the pruned checkpoint and print what it costs."""
     from pspnet.prune import prune as run
 
-    _check_name(args.output)
+    check_suffix(args.output, ".pt")
     facts = run(args.checkpoint, args.output, args.macs, args.method)
     (before, after), (weights_before, weights) = facts["multiply_adds"], facts["parameters"]
     height, width = facts["input_size"]
@@ -38,17 +39,12 @@ def average(args: argparse.Namespace) -> None:
     """Write the mean of several runs' weights."""
     from pspnet.average import average as run
 
-    _check_name(args.output)
+    check_suffix(args.output, ".pt")
     seeds = run(args.checkpoints, args.output)
     print(
         f"{args.output}: the mean of {counted(len(seeds), 'run')}, seeds {', '.join(map(str, seeds))}; score it: "
         f"pspnet evaluate {args.output} --data DIR"
     )
-
-
-def _check_name(output: str) -> None:
-    if Path(output).suffix != ".pt":
-        raise PspnetError(f"output {output} must end in .pt, by which every command knows what it is. Change -o")
 
 
 def check_distillation(args: argparse.Namespace) -> dict[str, Any]:

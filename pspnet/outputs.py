@@ -14,6 +14,12 @@ LONGEST_NAME = 220
 """Bytes of a file's name: file systems take 255, and the temporary file beside it needs a longer one."""
 
 
+def check_suffix(output: str | Path, suffix: str) -> None:
+    """PspnetError where an artefact's name does not end in `suffix`."""
+    if Path(output).suffix != suffix:
+        raise PspnetError(f"output {output} must end in {suffix}, by which every command knows what it is. Change -o")
+
+
 def check_outputs(
     inputs: Iterable[str | Path], files: Iterable[str | Path], folders: Iterable[str | Path] = ()
 ) -> None:

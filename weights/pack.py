@@ -99,12 +99,12 @@ def packed(args: argparse.Namespace) -> Path:
     }
     for folder in args.seeds:
         check_seed(Path(folder), spec, args.checkpoint, raw.get("pictures"))
-    check_parts(spec.recipe.get("averaged", []), args)
     runs = [args.checkpoint, *(str(Path(folder, "last.pt")) for folder in args.seeds)]
     histories = [history_of(run) for run in runs]
     seeds = [each["seed"] for each in histories]
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise PspnetError(f"seed {repeated[0]} is given twice: give each seed's run once with --seeds")
+    check_parts(spec.recipe.get("averaged", []), seeds[1:], args.checkpoint)
     with atomic_path(output) as temporary:
         spec = replace_spec(spec, licence=args.licence, recipe=recipe)
         save_checkpoint(temporary, spec, weights, histories=[each for each in histories if each["rows"]])
@@ -118,12 +118,11 @@ def packed(args: argparse.Namespace) -> Path:
         return write_card(output, Path(args.log), temporary)
 
 
-def check_parts(averaged: list[int], args: argparse.Namespace) -> None:
+def check_parts(averaged: list[int], given: list[int], checkpoint: str) -> None:
     """PspnetError where an average is not packed with the very runs that it is the mean of."""
-    given = [read_checkpoint(Path(folder, "last.pt"))[0].recipe.get("seed") for folder in args.seeds]
-    if averaged and sorted(given, key=str) != sorted(averaged, key=str):
+    if averaged and sorted(given) != sorted(averaged):
         raise PspnetError(
-            f"{args.checkpoint} is the mean of the runs of seeds {', '.join(map(str, averaged))}, and --seeds gives "
+            f"{checkpoint} is the mean of the runs of seeds {', '.join(map(str, averaged))}, and --seeds gives "
             f"{', '.join(map(str, given)) or 'none'}: give the folders of all of these, and of no other"
         )
 
