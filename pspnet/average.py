@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from torch import Tensor
 
 from pspnet.checkpoint import model_from_state, read_checkpoint, replace_spec, save_checkpoint
 from pspnet.errors import PspnetError
-from pspnet.recipe import NOT_PART_OF_THE_RESULT, changed_settings
 from pspnet.spec import ModelSpec
+from pspnet.train_state import changes_between
 from pspnet.wording import counted
-
-MAY_DIFFER = ("seed", *NOT_PART_OF_THE_RESULT)
 
 
 def average(checkpoints: Sequence[str | Path], output: str | Path) -> list[int]:
@@ -70,18 +67,18 @@ def _check(path: str | Path, spec: ModelSpec, first_path: str | Path, first: Mod
             f"{path} began with heads of its own, so no channel of its heads means what it means in another run: "
             "average runs that began with one checkpoint, `pspnet train --init last.pt`"
         )
-    recipes = [{k: v for k, v in each.recipe.items() if k not in MAY_DIFFER} for each in (first, spec)]
     hashes = {each.recipe.get("made_with", {}).get("init_sha256") for each in (first, spec)} - {None}
-    starts = [each.pop("init_recipe", None) for each in recipes]
-    if len(hashes) > 1 or starts[0] != starts[1]:
+    if len(hashes) > 1 or spec.recipe.get("init_recipe") != first.recipe.get("init_recipe"):
         raise PspnetError(f"{path} and {first_path} did not begin with the same checkpoint: train both from one")
-    fields: list[dict[str, Any]] = [dataclasses.asdict(replace_spec(s, recipe={}, metrics={})) for s in (first, spec)]
-    names = {*recipes[0], *recipes[1]}
-    changed = changed_settings(*({name: recipe.get(name) for name in sorted(names)} for recipe in recipes))
-    if changed := changed + changed_settings(*fields):
+    if changed := changes_between(*(_without_seed(each) for each in (first, spec))):
         raise PspnetError(
             f"{path} is no other seed of {first_path} ({changed[0]}): average runs of one command with other --seed"
         )
+
+
+def _without_seed(spec: ModelSpec) -> ModelSpec:
+    recipe = {name: value for name, value in spec.recipe.items() if name not in ("seed", "init_recipe")}
+    return replace_spec(spec, recipe=recipe)
 
 
 def _check_finished(path: str | Path, spec: ModelSpec, raw: dict[str, Any]) -> None:

@@ -102,7 +102,7 @@ def load_state(path: Path, spec: ModelSpec, state: TrainState) -> None:
     stored, raw = read_checkpoint(path)
     if "progress" not in raw:
         raise PspnetError(f"{path} holds no run to go on with: use its weights with --init {path} and a new -o")
-    if changed := _changes(stored, spec):
+    if changed := changes_between(stored, spec):
         raise PspnetError(f"{path} was made with other settings ({'; '.join(changed)}): repeat them, or begin a new -o")
     _check_pictures(path, raw.get("pictures", {}), state.pictures)
     state.scored.load_state_dict(raw["model"])
@@ -127,7 +127,11 @@ def _check_pictures(path: Path, stored: dict[str, Any], found: dict[str, Any]) -
     )
 
 
-def _changes(stored: ModelSpec, spec: ModelSpec) -> list[str]:
+def changes_between(stored: ModelSpec, spec: ModelSpec) -> list[str]:
+    """One text for each setting and field in which two runs differ, apart from what no weight depends on.
+
+    A setting that the version of one run could not set counts as its default.
+    """
     spec = ModelSpec.from_json(spec.to_json())  # as a file holds it: without tuples
     names = [name for name in {**stored.recipe, **spec.recipe} if name not in NOT_PART_OF_THE_RESULT]
     defaults = dataclasses.asdict(TrainConfig())  # of what the version that wrote the file could not set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import subprocess
 from pathlib import Path
@@ -57,3 +58,10 @@ def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
     assert commit_of(tmp_path) == ""
     facts = made_with(argparse.Namespace(words=["train", "--data", "d"]))
     assert facts["command"] == "pspnet train --data d" and facts["version"]
+
+
+def test_the_start_is_kept_by_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"weights")
+    known = hashlib.sha256(b"weights").hexdigest()
+    assert made_with(argparse.Namespace(init=str(tmp_path / "last.pt")))["init_sha256"] == known
+    assert "init_sha256" not in made_with(argparse.Namespace(init=None))

@@ -158,11 +158,11 @@ def seeds_of(spec: ModelSpec, lines: list[Row], plain: list[Row], sha256: str) -
     The own figure is of the very file where that was measured, and that of another seed of the checkpoint, not of what
     was made from it. Of an average of several, those of the runs that it was made of.
     """
-    wanted, found = recipe_hash(spec), {}
+    wanted, averaged, found = recipe_hash(spec), spec.recipe.get("averaged"), {}
     of_recipe = [
         row for row in lines
         if row.get("recipe") == wanted and row.get("precision") == FP32 and row.get("mode") == PLAIN
-        and row.get("seed") in spec.recipe.get("averaged", [row.get("seed")]) and row.get("seed") is not None
+        and (row.get("seed") in averaged if averaged else row.get("seed") is not None)
     ]  # fmt: skip
     for row in sorted(of_recipe, key=lambda row: _rank(row, sha256)):
         found.setdefault(row["seed"], {"miou": row["miou"], "result": row["file"]})

@@ -95,7 +95,7 @@ def _protocol(facts: Row) -> str:
 
 
 def _seeds(facts: Row) -> str:
-    seeds, averaged = facts["seeds"], facts.get("averaged", [])
+    seeds, averaged = facts["seeds"], facts["averaged"]
     mean_of = f"The weights are the mean of {counted(len(averaged), 'run')}"
     if len(seeds) < 2:
         return f"{mean_of if averaged else 'One seed'}: the spread between seeds was not measured."
@@ -154,7 +154,7 @@ def _recipe(facts: Row, seeds: list[int]) -> list[str]:
 def _packing(facts: Row, seeds: list[int]) -> list[str]:
     """The lines that pack the run that the commands end with, and before them what the other seeds' runs are."""
     run = f"runs/{Path(facts['file']).stem}"
-    averaged = facts.get("averaged", [])
+    averaged = facts["averaged"]
     last = f"{run}.pt" if averaged else f"{run}/last.pt"
     words = ["python", "weights/pack.py", last, f"weights/{facts['file']}", "--licence", facts["licence"]]
     words += ["--replace", *(["--note", facts["note"]] if facts["note"] else [])]  # a clone has the file
